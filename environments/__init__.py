@@ -1,0 +1,1 @@
+"""Containerised repositories as Gymnasium environments, and the grading of patches."""

@@ -1,0 +1,1 @@
+"""The `srl-swe` command: one module per sub-command."""

@@ -1,0 +1,1 @@
+"""The whole loop on data that the project makes itself."""

@@ -1,0 +1,53 @@
+"""Every error that the project raises on purpose.
+
+Each is also the standard library's error for its kind, so callers that know nothing of the project
+can catch it. Messages say what, which one, what was expected, what was found and what to do.
+"""
+
+
+class SrlSweError(Exception):
+    """Root of the project's errors; the command line prints its message without a stack trace."""
+
+
+class DataError(SrlSweError, ValueError):
+    """A file, row or field from outside is not what its format says."""
+
+
+class ConfigError(SrlSweError, ValueError):
+    """An option has a value outside its range, or options contradict each other."""
+
+
+class MissingExtraError(SrlSweError, ImportError):
+    """A package of an optional extra is not installed; the message names the extra."""
+
+
+class MalformedCompletionError(SrlSweError, ValueError):
+    """A completion does not keep the format; the message tells the model what was wrong."""
+
+
+class ModelError(SrlSweError, ValueError):
+    """A model directory lacks something that training or acting needs."""
+
+
+class CheckpointError(SrlSweError, OSError):
+    """A checkpoint could not be written or read; earlier checkpoints are untouched."""
+
+
+class SamplerError(SrlSweError, RuntimeError):
+    """The sampling engine failed; no rollout was recorded."""
+
+
+class ContainerError(SrlSweError, RuntimeError):
+    """Infrastructure failed: the engine, an image or a container. Never a reward, never a verdict."""
+
+
+class EngineUnavailableError(ContainerError):
+    """No container engine answers."""
+
+
+class ImageError(ContainerError):
+    """An image is missing and could be neither built nor pulled."""
+
+
+class EngineTimeoutError(ContainerError, TimeoutError):
+    """The engine did not answer a call in time."""

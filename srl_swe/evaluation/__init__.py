@@ -1,0 +1,1 @@
+"""Acting on instances, grading patches, and reporting the resolve rate."""

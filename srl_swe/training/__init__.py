@@ -1,0 +1,1 @@
+"""SFT and SRL training. Knows nothing of software engineering: a `Domain` supplies renderer, parser and scorer."""

@@ -1,0 +1,1 @@
+"""Published expert runs compiled to step examples of command-level actions."""
