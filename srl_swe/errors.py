@@ -33,6 +33,10 @@ class CheckpointError(SrlSweError, OSError):
     """A checkpoint could not be written or read; earlier checkpoints are untouched."""
 
 
+class DivergenceError(SrlSweError, ArithmeticError):
+    """Training produced a number that is not finite; the last checkpoint is untouched."""
+
+
 class SamplerError(SrlSweError, RuntimeError):
     """The sampling engine failed; no rollout was recorded."""
 

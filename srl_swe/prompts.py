@@ -59,7 +59,7 @@ def cut_middle(text: str, max_chars: int) -> str:
 def render(
     problem_statement: str,
     history: Sequence[HistoryPair],
-    limits: PromptLimits = PromptLimits(),  # noqa: B008
+    limits: PromptLimits = PromptLimits(),
 ) -> list[Message]:
     """Render a context as chat messages.
 

@@ -197,7 +197,7 @@ class Verdict:
     instance_id: str
     status: VerdictStatus
     reason: str = ""
-    """Why it is not resolved: "tests", "empty patch", "patch does not apply", "timeout", or an infrastructure failure."""
+    """Why it is not resolved: "tests", "empty patch", "patch does not apply", "timeout", an infrastructure failure…"""
     test_status: Mapping[str, str] = field(default_factory=dict)
     """Outcome per test id, in swebench's words."""
     log: str = ""

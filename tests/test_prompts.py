@@ -1,5 +1,7 @@
 """The completion format and the context, by hand and by property."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,7 +75,7 @@ def test_the_last_pairs_are_shown_and_the_rest_is_counted() -> None:
 def test_with_full_history_each_prompt_extends_the_one_before() -> None:
     full = PromptLimits(history=None, max_observation_chars=100)
     texts = [render("It breaks.", PAIRS[:k], full)[-1]["content"] for k in range(5)]
-    assert all(longer.startswith(shorter) for shorter, longer in zip(texts, texts[1:], strict=False))
+    assert all(longer.startswith(shorter) for shorter, longer in itertools.pairwise(texts))
 
 
 @given(st.text(), st.integers(min_value=1, max_value=50))

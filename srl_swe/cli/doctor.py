@@ -92,7 +92,7 @@ def _engine() -> Finding:
 
 def _base_image() -> Finding:
     from srl_swe.environments.container import Engine
-    from srl_swe.environments.images import BASE_IMAGE
+    from srl_swe.environments.image_names import BASE_IMAGE
 
     try:
         engine = Engine.connect(timeout_s=10)

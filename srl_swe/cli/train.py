@@ -1,15 +1,14 @@
 """`srl-swe train`: SFT and SRL on a compiled set of step examples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from srl_swe.prompts import PromptLimits
-from srl_swe.trajectories.store import read_steps
 from srl_swe.training.config import TrainConfig
+from srl_swe.trajectories.store import read_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

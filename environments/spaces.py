@@ -1,0 +1,45 @@
+"""A Gymnasium space of all strings; Gymnasium's own `Text` wants a finite alphabet."""
+
+from typing import Any
+
+import gymnasium as gym
+from numpy.random import Generator
+
+
+class UnicodeText(gym.Space[str]):
+    """Every Python string of at most `max_length` characters.
+
+    Samples are short words of lower-case letters: harmless as shell commands.
+    """
+
+    def __init__(self, max_length: int | None = None, *, seed: int | Generator | None = None) -> None:
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"UnicodeText.max_length is {max_length}; expected at least 1, or None for no limit")
+        self.max_length = max_length
+        """Characters; None = no limit."""
+        super().__init__(shape=None, dtype=None, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Strings have no fixed size."""
+        return False
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
+        """Draw a word of one to eight letters; masks and probabilities are not supported."""
+        if mask is not None or probability is not None:
+            raise ValueError("UnicodeText supports neither a mask nor probabilities")
+        length = int(self.np_random.integers(1, min(8, self.max_length or 8) + 1))
+        return "".join(chr(ord("a") + int(letter)) for letter in self.np_random.integers(0, 26, size=length))
+
+    def contains(self, x: Any) -> bool:
+        """Tell whether `x` is a string that is short enough."""
+        return isinstance(x, str) and (self.max_length is None or len(x) <= self.max_length)
+
+    def __repr__(self) -> str:
+        return f"UnicodeText(max_length={self.max_length})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnicodeText) and self.max_length == other.max_length
+
+    def __hash__(self) -> int:
+        return hash((UnicodeText, self.max_length))

@@ -1,0 +1,251 @@
+"""Grades predictions: many instances at once, every verdict on disk as it comes, resumable at any moment.
+
+How one patch is judged is left to `srl_swe.environments.grading`, the figures to `report`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from srl_swe.environments.leases import LABEL, owner_labels
+from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError
+from srl_swe.evaluation.pool import WorkPool
+from srl_swe.evaluation.predictions import check_known
+from srl_swe.evaluation.progress import RunningTable
+from srl_swe.evaluation.report import Summary, official_report, summarize, write_reports
+from srl_swe.evaluation.results import VerdictStore
+from srl_swe.files import sole_writer
+from srl_swe.types import Instance, Prediction, Verdict
+
+if TYPE_CHECKING:
+    from srl_swe.environments.container import Engine
+
+RESULTS_FOLDER = "results"
+
+logger = logging.getLogger(__name__)
+
+Job = tuple[Instance, Prediction]
+Judge = Callable[[Instance, str, Callable[[str], None]], Verdict]
+"""(instance, patch, say what is being done) -> verdict. Raises ContainerError where infrastructure fails."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """How predictions are graded."""
+
+    output: Path
+    """Folder of results/, report.json and summary.json; given again, the evaluation goes on where it stopped."""
+    max_parallel: int = 2
+    """Instances graded at once."""
+    image_limit_s: float = 3600.0
+    """Longest that one instance's image may take to be built or pulled."""
+    grace_s: float = 300.0
+    """Added to twice an instance's own test limit: starting, patching, copying logs."""
+    retry_invalid: bool = True
+    """Grade again what infrastructure failures of earlier runs left without a verdict."""
+
+    def __post_init__(self) -> None:
+        if self.max_parallel < 1:
+            raise ConfigError(f"max_parallel must be at least 1, not {self.max_parallel}")
+        for name in ("image_limit_s", "grace_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0 seconds, not {getattr(self, name)}")
+
+
+def evaluate(
+    instances: Sequence[Instance],
+    predictions: Sequence[Prediction],
+    config: EvaluationConfig,
+    *,
+    engine: "Engine",
+    invalid_episodes: Mapping[str, str] | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Grade the predictions in containers, write report.json and summary.json, and return the summary.
+
+    What an earlier call wrote into the same folder for the same patch and tests is not graded again.
+    `invalid_episodes` says, by instance id, why the agent could not predict (infrastructure failed).
+
+    Raises:
+        DataError: a prediction is for an instance that was not asked for.
+        EngineUnavailableError: the engine stopped answering; what was graded until then is kept.
+        KeyboardInterrupt: after the running containers were removed and the reports written.
+    """
+    others = _own_containers(engine)
+    return evaluate_with(
+        instances,
+        predictions,
+        config,
+        judge=container_judge(engine),
+        check_alive=lambda: engine.list_labelled(LABEL),
+        stop_running=lambda: [engine.remove(container) for container in _own_containers(engine) - others],
+        invalid_episodes=invalid_episodes,
+        console=console,
+    )
+
+
+def container_judge(engine: "Engine") -> Judge:
+    """Return the judge that makes sure of the image and grades in a fresh container."""
+    from srl_swe.environments.grading import grade
+    from srl_swe.environments.images import ensure_image
+
+    def judge(instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
+        say("image")
+        ensure_image(engine, instance.environment)
+        say("tests")
+        return grade(engine, instance, patch)
+
+    return judge
+
+
+def _own_containers(engine: "Engine") -> set[str]:
+    mine = owner_labels().items()
+    return {container for container, labels, _ in engine.list_labelled(LABEL) if mine <= labels.items()}
+
+
+def evaluate_with(
+    instances: Sequence[Instance],
+    predictions: Sequence[Prediction],
+    config: EvaluationConfig,
+    *,
+    judge: Judge,
+    check_alive: Callable[[], object],
+    stop_running: Callable[[], object],
+    invalid_episodes: Mapping[str, str] | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Do what `evaluate` does with any judge.
+
+    `check_alive` raises ContainerError when nothing can be graded any more; `stop_running` makes running
+    judges fail soon and leaves no container behind.
+    """
+    check_known(predictions, instances)
+    started = time.monotonic()
+    with sole_writer(config.output):
+        store = VerdictStore(config.output / RESULTS_FOLDER)
+        verdicts = _earlier_verdicts(instances, predictions, store, config)
+        run = _Run(config=config, store=store, judge=judge, verdicts=verdicts, console=console or Console(stderr=True))
+        try:
+            run.grade(_pending(instances, predictions, verdicts), check_alive=check_alive, stop_running=stop_running)
+        finally:
+            summary = summarize(
+                instances,
+                predictions,
+                verdicts,
+                invalid_episodes=invalid_episodes or {},
+                wall_s=time.monotonic() - started,
+            )
+            write_reports(config.output, official_report(instances, predictions, verdicts), summary)
+    return summary
+
+
+@dataclass(kw_only=True, slots=True)
+class _Run:
+    """One call of `evaluate`: where outcomes go."""
+
+    config: EvaluationConfig
+    store: VerdictStore
+    judge: Judge
+    verdicts: dict[str, Verdict]
+    console: Console
+
+    def grade(
+        self, jobs: Sequence[Job], *, check_alive: Callable[[], object], stop_running: Callable[[], object]
+    ) -> None:
+        """Grade the jobs; on a lost engine or Ctrl-C stop what runs, say how to go on, and raise."""
+        pool = WorkPool(self.config.max_parallel)
+        num_earlier = len(self.verdicts)
+        table = RunningTable(
+            "grading", num_total=num_earlier + len(jobs), num_earlier=num_earlier, console=self.console
+        )
+        try:
+            with table:
+                outcomes = pool.run(jobs, lambda job: self._judge(job, table), limit_s=self._limit_s)
+                for (instance, prediction), outcome in outcomes:
+                    verdict = _as_verdict(instance, outcome)
+                    self._record(instance, prediction, verdict, table)
+                    if verdict.status == "invalid":
+                        check_alive()
+        except BaseException as error:
+            # Whatever ends the run early (Ctrl-C, a lost engine, a full disk), no container may outlive it.
+            self.console.print("stopping: removing the running containers", markup=False)
+            stop_running_safely(stop_running, pool)
+            self.console.print(f"stopped with {len(self.verdicts)} verdicts; {self._how_to_resume()}", markup=False)
+            if isinstance(error, ContainerError):
+                raise EngineUnavailableError(
+                    f"the container engine stopped answering after {len(self.verdicts)} verdicts: {error}. "
+                    f"Start it, then {self._how_to_resume()}"
+                ) from error
+            raise
+
+    def _judge(self, job: Job, table: RunningTable) -> Verdict:
+        instance, prediction = job
+        started = time.monotonic()
+        table.stage(instance.instance_id, "starting")
+        if not prediction.model_patch:
+            # Not run, as the official harness does; it would cost an image and fail its tests.
+            return Verdict(instance_id=instance.instance_id, status="unresolved", reason="empty patch")
+        verdict = self.judge(instance, prediction.model_patch, lambda stage: table.stage(instance.instance_id, stage))
+        return verdict if verdict.duration_s else replace(verdict, duration_s=time.monotonic() - started)
+
+    def _record(self, instance: Instance, prediction: Prediction, verdict: Verdict, table: RunningTable) -> None:
+        self.store.save(instance, prediction.model_patch, verdict)
+        self.verdicts[instance.instance_id] = verdict
+        table.finish(instance.instance_id, verdict.status, verdict.reason)
+
+    def _limit_s(self, job: Job) -> float:
+        return self.config.image_limit_s + 2 * job[0].tests.timeout_s + self.config.grace_s
+
+    def _how_to_resume(self) -> str:
+        return f"run the same command again to go on (results are in {self.config.output})"
+
+
+def stop_running_safely(stop_running: Callable[[], object], pool: WorkPool, *, limit_s: float = 20.0) -> None:
+    """Stop running work twice: a thread may have been about to start a container the first time."""
+    for _ in range(2):
+        try:
+            stop_running()
+        except ContainerError as error:
+            logger.warning("running containers could not be removed, `srl-swe gc` does it later: %s", error)
+            return
+        if pool.join(limit_s / 2):
+            break
+    else:
+        logger.warning("work is still running after %.0f s; `srl-swe gc` removes what it leaves", limit_s)
+
+
+def _as_verdict(instance: Instance, outcome: Verdict | Exception) -> Verdict:
+    if isinstance(outcome, Verdict):
+        return outcome
+    if isinstance(outcome, MissingExtraError):
+        raise outcome  # no instance can be graded without it
+    reason = f"{type(outcome).__name__}: {outcome}"
+    logger.warning("%s has no verdict: %s", instance.instance_id, reason, exc_info=outcome)
+    return Verdict(instance_id=instance.instance_id, status="invalid", reason=reason)
+
+
+def _earlier_verdicts(
+    instances: Sequence[Instance], predictions: Sequence[Prediction], store: VerdictStore, config: EvaluationConfig
+) -> dict[str, Verdict]:
+    verdicts = {}
+    for instance, prediction in _pending(instances, predictions, {}):
+        verdict = store.load(instance, prediction.model_patch)
+        if verdict and not (verdict.status == "invalid" and config.retry_invalid):
+            verdicts[instance.instance_id] = verdict
+    return verdicts
+
+
+def _pending(
+    instances: Sequence[Instance], predictions: Sequence[Prediction], verdicts: Mapping[str, Verdict]
+) -> list[Job]:
+    by_id = {prediction.instance_id: prediction for prediction in predictions}
+    return [
+        (instance, by_id[instance.instance_id])
+        for instance in instances
+        if instance.instance_id in by_id and instance.instance_id not in verdicts
+    ]

@@ -1,0 +1,89 @@
+"""Which instances an evaluation asks for: a published split by its short name, or a local file.
+
+Reading a file and turning rows into instances is left to `srl_swe.environments.instances`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from srl_swe.environments.instances import instance_from_row, load_instances
+from srl_swe.errors import ConfigError, DataError, MissingExtraError
+from srl_swe.types import Instance
+
+HUB_SPLITS: dict[str, tuple[str, str]] = {
+    "verified": ("SWE-bench/SWE-bench_Verified", "test"),
+    "lite": ("SWE-bench/SWE-bench_Lite", "test"),
+    "lite-dev": ("SWE-bench/SWE-bench_Lite", "dev"),
+    "full": ("SWE-bench/SWE-bench", "test"),
+    "dev": ("SWE-bench/SWE-bench", "dev"),
+    "multilingual": ("SWE-bench/SWE-bench_Multilingual", "test"),
+    "multimodal-dev": ("SWE-bench/SWE-bench_Multimodal", "dev"),
+}
+"""Short name -> (data set on the hub, its split), as of swebench 5.0.2."""
+
+
+def load_split(name: str, *, instance_ids: Sequence[str] = (), limit: int | None = None) -> tuple[Instance, ...]:
+    """Load the instances of a short name ("verified"), a hub data set ("owner/name:split") or a local file.
+
+    An existing file wins over a name. Only the first `limit` are kept, after `instance_ids` has chosen.
+
+    Raises:
+        DataError: there is no such file or split, the hub does not answer, or an instance id is unknown.
+        MissingExtraError: a hub name is given and `datasets` is not installed.
+    """
+    path = Path(name).expanduser()
+    instances = load_instances(path) if path.is_file() or _looks_like_file(name) else _from_hub(name)
+    return select(instances, instance_ids=instance_ids, limit=limit)
+
+
+def select(
+    instances: Sequence[Instance], *, instance_ids: Sequence[str] = (), limit: int | None = None
+) -> tuple[Instance, ...]:
+    """Keep the named instances (all when none is named), in their order, at most `limit`.
+
+    Raises:
+        DataError: a named instance is not there, or nothing is left.
+        ConfigError: `limit` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be at least 1 or None (= all), not {limit}")
+    unknown = sorted(set(instance_ids) - {instance.instance_id for instance in instances})
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} instance ids are not among the {len(instances)} instances: {', '.join(unknown[:10])}"
+        )
+    wanted = set(instance_ids)
+    kept = tuple(instance for instance in instances if not wanted or instance.instance_id in wanted)[:limit]
+    if not kept:
+        raise DataError("no instances to evaluate: the file or split is empty")
+    return kept
+
+
+def _looks_like_file(name: str) -> bool:
+    return name.endswith((".parquet", ".jsonl", ".json")) or name.startswith(("/", "./", "../", "~"))
+
+
+def _from_hub(name: str) -> list[Instance]:
+    hub_name, split = HUB_SPLITS.get(name.lower(), ("", ""))
+    if not hub_name:
+        hub_name, _, split = name.partition(":")
+        if hub_name.count("/") != 1 or not split:
+            raise DataError(
+                f"{name!r} is neither a file nor a known split; expected one of {', '.join(HUB_SPLITS)}, "
+                "a hub data set as owner/name:split, or a local .parquet or .jsonl file"
+            )
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise MissingExtraError(
+            f"reading {hub_name} from the hub needs the package datasets: pip install 'srl-swe[eval]', "
+            "or give a local .parquet or .jsonl file"
+        ) from error
+    try:
+        rows = load_dataset(hub_name, split=split)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{hub_name}, split {split!r}, cannot be loaded from the hub: {error}. "
+            "Check the name and the network, or give a local .parquet or .jsonl file of the same rows"
+        ) from error
+    return [instance_from_row(row, where=f"{hub_name}:{split}, row {number}") for number, row in enumerate(rows)]

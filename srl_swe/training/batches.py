@@ -1,0 +1,74 @@
+"""What one iteration trains on, whatever the method: rows, and advantages where there are any."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from srl_swe.errors import DataError
+from srl_swe.training.config import TrainConfig
+from srl_swe.training.domain import Domain
+from srl_swe.training.policy import Policy
+from srl_swe.training.prefix_tree import Row
+from srl_swe.types import StepExample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The rows of one iteration; empty when no group carried signal."""
+
+    rows: tuple[Row, ...]
+    advantages: tuple[float, ...] | None
+    """One per row; None for SFT."""
+    rows_per_group: int
+    """Rows that must not be parted between updates."""
+    drawn: int
+    """Draws from the data order used up for it."""
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsableExamples:
+    """The step examples that fit, and what was dropped why."""
+
+    examples: tuple[StepExample, ...]
+    dropped: Mapping[str, int]
+
+
+def select_usable(
+    examples: Sequence[StepExample],
+    *,
+    policy: Policy,
+    domain: Domain,
+    config: TrainConfig,
+    needs_target: bool,
+    on_example: Callable[[], None],
+) -> UsableExamples:
+    """Drop and count step examples that are too long, or lack a thought where SFT needs one.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    limit = min(config.max_prompt_tokens, policy.max_context - config.max_completion_tokens)
+    dropped = {"prompt_too_long": 0, "no_thought": 0, "completion_too_long": 0}
+    usable = []
+    for example in examples:
+        on_example()
+        if needs_target and not example.expert_thought.strip():
+            dropped["no_thought"] += 1
+        elif len(policy.encode_prompt(domain.render(example))) > limit:
+            dropped["prompt_too_long"] += 1
+        elif needs_target and len(target_ids(example, policy, domain)) > config.max_completion_tokens:
+            dropped["completion_too_long"] += 1
+        else:
+            usable.append(example)
+    if examples and not usable:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+        raise DataError(
+            f"none of {len(examples)} step examples is usable: {reasons} (prompts may have {limit} tokens, completions "
+            f"{config.max_completion_tokens}). Raise the limits, shorten the history, or use a model with more context."
+        )
+    return UsableExamples(examples=tuple(usable), dropped=dropped)
+
+
+def target_ids(example: StepExample, policy: Policy, domain: Domain) -> list[int]:
+    """Return the completion that SFT imitates, as tokens."""
+    return policy.encode_completion(domain.write(example.expert_thought, example.expert_action))

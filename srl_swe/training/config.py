@@ -1,0 +1,219 @@
+"""Options of a training run, with the paper's recipe as defaults.
+
+"The paper" is arXiv 2510.25992. Leaves out what the options do. The strings under the fields are the help text.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from srl_swe.errors import ConfigError
+
+Method = Literal["sft", "srl"]
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """The options whose default depends on the method."""
+
+    prompts_per_iteration: int
+    learning_rate: float
+    warmup_ratio: float
+    schedule: Schedule
+    epochs: int
+
+
+PAPER_RECIPES: Mapping[Method, Recipe] = MappingProxyType(
+    {
+        "sft": Recipe(prompts_per_iteration=64, learning_rate=5e-6, warmup_ratio=0.3, schedule="cosine", epochs=3),
+        "srl": Recipe(prompts_per_iteration=512, learning_rate=5e-7, warmup_ratio=0.0, schedule="constant", epochs=30),
+    }
+)
+"""The paper's table of hyper-parameters."""
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        "data",
+        "output",
+        "device",
+        "threads",
+        "trackers",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "cached_tokens",
+        "concurrent_rollouts",
+    }
+)
+"""Options that do not decide what is learned (the last digits may move with device, threads and batch sizes)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run. Where the paper says nothing, the choice is ours and the text says "not in the paper"."""
+
+    model: str
+    """Folder of the model to start from: safetensors weights, tokenizer and chat template."""
+    output: Path
+    """Folder of the run. Running the same command again continues the run that lies there."""
+    data: str = ""
+    """Where the step examples came from; written down with the run."""
+    method: Method = "srl"
+    """srl: sample, score against the expert's action, update. sft: imitate the expert's thought and action."""
+    seed: int = 0
+    """Seed of data order and sampling (not in the paper)."""
+
+    prompts_per_iteration: int | None = None
+    """Prompts per iteration; for srl the groups that carry signal (the paper: 512 for srl, 64 for sft)."""
+    epochs: int | None = None
+    """Passes over the step examples (the paper: up to 30 for srl, 3 for sft). Ignored where num-iterations is given."""
+    num_iterations: int | None = None
+    """Sample-and-update cycles; by default they follow from epochs."""
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW (the paper: 5e-7 for srl, 5e-6 for sft; the optimizer is not in the paper)."""
+    warmup_ratio: float | None = None
+    """Share of the iterations over which the learning rate rises (the paper: 0 for srl, 0.3 for sft)."""
+    schedule: Schedule | None = None
+    """Learning rate after warm-up (the paper: constant for srl, cosine to 0 for sft)."""
+    weight_decay: float = 0.0
+    """AdamW weight decay (not in the paper)."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm (the paper: 1.0)."""
+
+    rollouts_per_prompt: int = 8
+    """Size of a group (the paper: 8)."""
+    temperature: float = 1.0
+    """Sampling temperature (the paper: 1.0)."""
+    clip_range: float = 0.2
+    """The ratio is clipped at 1 ± this (not in the paper; 0.2 is PPO's)."""
+    min_reward_std: float = 1e-4
+    """A group is trained on when the population std of its rewards exceeds this (ε_std; not in the paper)."""
+    max_refills: int = 4
+    """How often groups without signal are replaced in one iteration before it goes on with what there is."""
+    updates_per_iteration: int = 1
+    """Optimizer updates an iteration's groups are split into (not in the paper)."""
+
+    max_prompt_tokens: int = 4096
+    """Step examples with a longer prompt are dropped and counted, never cut (not in the paper)."""
+    max_completion_tokens: int = 1024
+    """Sampling stops here; sft drops and counts longer targets (not in the paper)."""
+    tokens_per_pack: int = 8192
+    """Tokens of one forward and backward pass, shared prefixes counted once; memory grows with it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    cached_tokens: int = 131_072
+    """Bound on the sampler's key-value cache, in tokens."""
+    concurrent_rollouts: int = 64
+    """Bound on the rollouts that the transformers sampler decodes at once."""
+
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """bfloat16: float32 weights under autocast, sampling in bfloat16 (the paper: bf16)."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: the accelerator that is there, else the CPU."""
+    threads: int | None = None
+    """CPU threads of torch; by default torch decides."""
+
+    validate_every: int = 10
+    """Iterations between validations; there is one before training and one at the end too."""
+    validation_examples: int = 650
+    """Held-out step examples per validation, drawn once by the seed (the paper: 650 steps)."""
+    validation_temperature: float = 0.0
+    """0 = greedy."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints; there is one at the end too."""
+    keep_checkpoints: int = 2
+    """How many full checkpoints stay on disk; the best model is kept besides."""
+    trackers: tuple[str, ...] = ()
+    """Experiment trackers by Accelerate's names, for example tensorboard or wandb. metrics.jsonl is always written."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            ("prompts_per_iteration", self.prompts_per_iteration),
+            ("epochs", self.epochs),
+            ("num_iterations", self.num_iterations),
+            ("updates_per_iteration", self.updates_per_iteration),
+            ("max_prompt_tokens", self.max_prompt_tokens),
+            ("max_completion_tokens", self.max_completion_tokens),
+            ("concurrent_rollouts", self.concurrent_rollouts),
+            ("threads", self.threads),
+            ("validate_every", self.validate_every),
+            ("checkpoint_every", self.checkpoint_every),
+            ("keep_checkpoints", self.keep_checkpoints),
+        )
+        for name, count in positive:
+            _require(count is None or count >= 1, name, count, "an integer of at least 1")
+        _require(self.model != "", "model", self.model, "a folder")
+        _require(self.method in PAPER_RECIPES, "method", self.method, "sft or srl")
+        _require(self.schedule in (None, "constant", "cosine"), "schedule", self.schedule, "constant or cosine")
+        _require(self.dtype in ("bfloat16", "float32"), "dtype", self.dtype, "bfloat16 or float32")
+        _require(self.device in ("auto", "cpu"), "device", self.device, "auto or cpu")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "an integer in [0, 2**63)")
+        rate = self.learning_rate
+        _require(rate is None or 0 < rate < 1, "learning_rate", rate, "a number in (0, 1)")
+        warmup = self.warmup_ratio
+        _require(warmup is None or 0 <= warmup <= 1, "warmup_ratio", warmup, "a number in [0, 1]")
+        _require(0 <= self.weight_decay < 1, "weight_decay", self.weight_decay, "a number in [0, 1)")
+        finite_norm = math.isfinite(self.max_grad_norm) and self.max_grad_norm > 0
+        _require(finite_norm, "max_grad_norm", self.max_grad_norm, "a finite number above 0")
+        enough = self.rollouts_per_prompt >= 2
+        _require(enough, "rollouts_per_prompt", self.rollouts_per_prompt, "an integer of at least 2")
+        _require(0 < self.temperature <= 10, "temperature", self.temperature, "a number in (0, 10]")
+        _require(0 < self.clip_range < 1, "clip_range", self.clip_range, "a number in (0, 1)")
+        _require(0 < self.min_reward_std < 1, "min_reward_std", self.min_reward_std, "a number in (0, 1)")
+        _require(self.max_refills >= 0, "max_refills", self.max_refills, "an integer of at least 0")
+        _require(self.validation_examples >= 0, "validation_examples", self.validation_examples, "at least 0")
+        heat = self.validation_temperature
+        _require(0 <= heat <= 10, "validation_temperature", heat, "a number in [0, 10]")
+        row = self.max_prompt_tokens + self.max_completion_tokens
+        expected = f"at least max_prompt_tokens + max_completion_tokens = {row}"
+        _require(self.tokens_per_pack >= row, "tokens_per_pack", self.tokens_per_pack, expected)
+        group = self.max_prompt_tokens + self.rollouts_per_prompt * self.max_completion_tokens
+        expected = f"room for one group, max_prompt_tokens + rollouts_per_prompt * max_completion_tokens = {group}"
+        _require(self.cached_tokens >= group, "cached_tokens", self.cached_tokens, expected)
+        least = self.rollouts_per_prompt
+        expected = f"at least rollouts_per_prompt = {least}"
+        _require(self.concurrent_rollouts >= least, "concurrent_rollouts", self.concurrent_rollouts, expected)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the options that depend on the method, with the paper's values where none was given."""
+        paper = PAPER_RECIPES[self.method]
+        return Recipe(
+            prompts_per_iteration=self.prompts_per_iteration or paper.prompts_per_iteration,
+            learning_rate=paper.learning_rate if self.learning_rate is None else self.learning_rate,
+            warmup_ratio=paper.warmup_ratio if self.warmup_ratio is None else self.warmup_ratio,
+            schedule=self.schedule or paper.schedule,
+            epochs=self.epochs or paper.epochs,
+        )
+
+    def count_iterations(self, num_examples: int) -> int:
+        """Return how many iterations the run has on so many usable step examples."""
+        recipe = self.recipe
+        return self.num_iterations or recipe.epochs * math.ceil(num_examples / recipe.prompts_per_iteration)
+
+    def learning_rate_at(self, iteration: int, num_iterations: int) -> float:
+        """Return the learning rate of an iteration, counted from 1.
+
+        Example: 10 iterations, warm-up 0.3, peak 1: 1/3, 2/3, 1 in the first three; then 1 or a cosine towards 0.
+        """
+        recipe = self.recipe
+        num_warmup = math.ceil(recipe.warmup_ratio * num_iterations)
+        if iteration <= num_warmup:
+            return recipe.learning_rate * iteration / num_warmup
+        if recipe.schedule == "constant":
+            return recipe.learning_rate
+        share = (iteration - num_warmup) / (num_iterations - num_warmup + 1)
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+    def as_json(self) -> dict[str, object]:
+        """Return the resolved options, ready for json.dump."""
+        resolved: dict[str, object] = asdict(self) | asdict(self.recipe)
+        return resolved | {"output": str(self.output), "trackers": list(self.trackers)}
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name} must be {expected}, found {value!r}")

@@ -1,0 +1,28 @@
+"""All that training knows of a domain: functions over contexts, completions and actions, and their options.
+
+Leaves out what they do; `srl_swe.prompts` and `srl_swe.rewards` fill them in for software engineering.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from srl_swe.types import Completion, Message, StepExample
+
+OPTIONS_FILE = "srl_swe_domain.json"
+"""In every model folder that training writes: the domain's options, for whoever acts with the model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Domain:
+    """How contexts become prompts, and how completions are read, written and scored."""
+
+    render: Callable[[StepExample], list[Message]]
+    """Context of a step example -> chat messages, the last one from the user."""
+    parse: Callable[[str], Completion]
+    """Completion text -> thought and action; raises MalformedCompletionError."""
+    write: Callable[[str, str], str]
+    """(thought, action) -> completion text: the target of SFT, and what `parse` reads back."""
+    score: Callable[[str, str], float]
+    """(student's action, expert's action), in this order -> similarity in [0, 1]."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What decides the prompts, as JSON values: kept beside the model; a resumed run must have the same."""

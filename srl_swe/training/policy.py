@@ -1,0 +1,216 @@
+"""The trained model: its tokenizer, the log-probabilities of a pack, loading and saving.
+
+Leaves out sampling and the optimizer. Weights are float32 masters; computation follows the dtype.
+T = tokens of a pack, N = nodes with a target, H = hidden size, V = vocabulary.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from srl_swe.errors import ModelError
+from srl_swe.training.prefix_tree import Pack, Row, build_pack
+from srl_swe.types import Message
+
+LOGIT_CHUNK = 1024
+"""Nodes whose logits exist at once: 1,024 x 49,152 float32 are 200 MB."""
+
+
+class Policy:
+    """A causal language model with its tokenizer and chat template."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, source: str, compute_dtype: torch.dtype = torch.float32) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.compute_dtype = compute_dtype
+        self.end_of_turn_id = _end_of_turn_id(tokenizer, source)
+        self.stop_ids = frozenset({self.end_of_turn_id, *_eos_ids(model, tokenizer)})
+        model.eval()
+        self._check_forward(source)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, compute_dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> "Policy":
+        """Load a model folder.
+
+        Raises:
+            ModelError: the folder, its weights, tokenizer or chat template is missing or unusable.
+        """
+        folder = Path(path)
+        _check_folder(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"the tokenizer in {folder} has no chat template (chat_template.jinja, or chat_template in "
+                "tokenizer_config.json). Use an instruct model, or add its template to the folder."
+            )
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+            raise ModelError(f"the model in {folder} cannot be loaded: {error}") from error
+        model, report = loaded
+        missing = sorted(map(str, report["missing_keys"]))
+        if missing:
+            raise ModelError(
+                f"the weights in {folder} lack {len(missing)} tensors that config.json asks for, {missing[0]} among "
+                "them; give the folder the weights that belong to its config.json"
+            )
+        return cls(model.to(device), tokenizer, source=str(folder), compute_dtype=compute_dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights lie."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def max_context(self) -> int:
+        """Return the longest row in tokens; a sliding window counts as the end, because trees ignore windows."""
+        config = self.model.config
+        limits = (getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None))
+        return min(int(limit) for limit in limits if limit)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory in `logprobs`. Only for models without dropout, as all recent ones are."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model.train()
+
+    def encode_prompt(self, messages: list[Message]) -> list[int]:
+        """Return the prompt's token ids, up to where the assistant begins to write."""
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def encode_completion(self, text: str) -> list[int]:
+        """Return the token ids of a completion, the end of turn included."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.end_of_turn_id]
+
+    def decode_completion(self, ids: list[int]) -> str:
+        """Return a completion's text without its stop token; other special tokens stay visible."""
+        body = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        text: str = self.tokenizer.decode(body, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def logprobs(self, pack: Pack, *, temperature: float = 1.0) -> Tensor:
+        """Return the log-probability of each target node given its ancestors: shape [N], float32.
+
+        Logits are computed for target nodes only, in chunks that are recomputed in the backward pass.
+        """
+        pack = pack.to(self.device)
+        mask = pack.ancestor_mask()
+        # SDPA would make a float mask of a boolean one in every layer and keep each of them for backward.
+        bias = torch.zeros(mask.shape, dtype=self.compute_dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+        with torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
+            hidden_TH = self.model.base_model(
+                input_ids=pack.token_ids_T[None],
+                attention_mask=bias[None, None],
+                position_ids=pack.positions_T[None],
+                use_cache=False,
+            ).last_hidden_state[0]
+            # index_select, not indexing: its backward adds in a fixed order, which exact resume needs.
+            hidden_NH = hidden_TH.index_select(0, pack.parents_T[pack.target_nodes_N])
+            tokens_N = pack.token_ids_T[pack.target_nodes_N]
+            chunks = zip(torch.split(hidden_NH, LOGIT_CHUNK), torch.split(tokens_N, LOGIT_CHUNK), strict=True)
+            if len(tokens_N) <= LOGIT_CHUNK:
+                parts = [self._token_logprobs(hidden, tokens, temperature) for hidden, tokens in chunks]
+            else:
+                parts = [
+                    checkpoint(self._token_logprobs, hidden, tokens, temperature, use_reentrant=False)
+                    for hidden, tokens in chunks
+                ]
+        return torch.cat(parts)
+
+    def copy_model(self) -> Any:
+        """Return an independent copy of the model in the compute dtype, for a sampler."""
+        return copy.deepcopy(self.model).to(self.compute_dtype).eval().requires_grad_(False)
+
+    def save(self, folder: Path) -> None:
+        """Write weights as safetensors, tokenizer and chat template into an existing folder.
+
+        Not atomic by itself: `checkpoint.publish` makes a finished folder appear at once.
+        """
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _token_logprobs(self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float) -> Tensor:
+        logits_NV = self.model.get_output_embeddings()(hidden_NH).float()
+        if temperature != 1.0:
+            logits_NV = logits_NV / temperature
+        return -functional.cross_entropy(logits_NV, tokens_N, reduction="none")
+
+    @torch.no_grad()
+    def _check_forward(self, source: str) -> None:
+        """Compare a two-branch tree with the model's own logits: some architectures scale or cap them."""
+        rows = [Row(prompt_ids=(0, 1), completion_ids=(2, 1)), Row(prompt_ids=(0, 1), completion_ids=(1, 2))]
+        pack = build_pack(rows, range(len(rows)))
+        compute_dtype, self.compute_dtype = self.compute_dtype, torch.float32
+        found_N = self.logprobs(pack)
+        self.compute_dtype = compute_dtype
+        for place, index in enumerate(pack.row_indices):
+            ids = torch.tensor([rows[index].token_ids], device=self.device)
+            logprobs = self.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+            expected = logprobs[1:3].gather(1, ids[0, 2:, None]).squeeze(1)
+            found = found_N[pack.targets_SL[place].to(self.device)]
+            if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
+                kind = type(self.model).__name__
+                raise ModelError(
+                    f"the model in {source} ({kind}) does not give the same log-probabilities in a packed tree as "
+                    "row by row; its architecture is not supported. Llama and Qwen2 architectures are tested."
+                )
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError(f"no model folder at {folder}: give a local folder with config.json, weights and tokenizer")
+    missing = []
+    if not (folder / "config.json").is_file():
+        missing.append("config.json")
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors (pickled weights are not read; convert them)")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        missing.append("tokenizer.json")
+    if missing:
+        raise ModelError(f"the model folder {folder} lacks {', '.join(missing)}")
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
+
+
+def _end_of_turn_id(tokenizer: Any, source: str) -> int:
+    """Find the token that the chat template writes after an assistant's message."""
+    mark = "xyzzy"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    tail = tokenizer(text[text.rindex(mark) + len(mark) :], add_special_tokens=False)["input_ids"]
+    if tail and int(tail[0]) in tokenizer.added_tokens_decoder:
+        return int(tail[0])
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer in {source} has neither an end-of-turn token in its template nor an eos token")
+    return int(tokenizer.eos_token_id)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    found = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)]
+    flat = [item for entry in found for item in (entry if isinstance(entry, list) else [entry])]
+    return {int(item) for item in flat if item is not None}

@@ -1,0 +1,216 @@
+"""One run while it lives: what the loop works on, opened fresh or from its newest checkpoint.
+
+Leaves out the loop itself.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers.utils import logging as transformers_logging
+
+from srl_swe.errors import ConfigError, DataError
+from srl_swe.training.batches import select_usable
+from srl_swe.training.checkpoint import (
+    TrainState,
+    load_optimizer,
+    load_state,
+    newest_checkpoint,
+    remove_unfinished,
+    write_atomically,
+)
+from srl_swe.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
+from srl_swe.training.data_order import choose_subset, fingerprint
+from srl_swe.training.domain import Domain
+from srl_swe.training.metrics import MetricsLog, RunDisplay, tracker_config
+from srl_swe.training.policy import Policy
+from srl_swe.training.samplers import Sampler, TransformersSampler
+from srl_swe.types import StepExample
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """Everything the loop works on; only `state` changes."""
+
+    config: TrainConfig
+    domain: Domain
+    train_examples: tuple[StepExample, ...]
+    validation_examples: tuple[StepExample, ...]
+    num_iterations: int
+    accelerator: Any
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    log: MetricsLog
+    display: RunDisplay
+    state: TrainState
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of the iteration that `state` has reached."""
+        entry = {
+            "iteration": self.state.iteration,
+            **metrics,
+            **self.display.take_times(),
+            "tokens/completion_total": self.state.completion_tokens,
+            "tokens/tree_total": self.state.tree_tokens,
+        }
+        self.log.append(entry)
+        self.accelerator.log(entry, step=self.state.iteration)
+        self.display.finish_iteration(self.state.iteration, self.num_iterations, entry)
+
+
+@contextmanager
+def open_run(
+    config: TrainConfig,
+    train_examples: Sequence[StepExample],
+    validation_examples: Sequence[StepExample],
+    domain: Domain,
+) -> Iterator[Run]:
+    """Start a run, or load the newest checkpoint of the matching run that lies in `config.output`.
+
+    Raises:
+        ConfigError: the output folder holds something else, or a run with other options or data.
+        DataError: no usable step examples.
+    """
+    if not train_examples:
+        raise DataError("there are no step examples to train on; see the drop reasons of the compilation")
+    # Its bars for reading and writing weights would fight with ours.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    data = {"train": fingerprint(train_examples), "validation": fingerprint(validation_examples)}
+    _claim_output(config, {**config.as_json(), "data_fingerprints": data, "domain": dict(domain.options)})
+    accelerator = _make_accelerator(config)
+    try:
+        policy, optimizer, state = _load(config, accelerator)
+        with RunDisplay() as display:
+            usable = _select(train_examples, config.method == "sft", policy, domain, config, display)
+            chosen = choose_subset(len(validation_examples), count=config.validation_examples, seed=config.seed)
+            held_out = [validation_examples[index] for index in chosen]
+            num_iterations = config.count_iterations(len(usable))
+            display.begin(num_iterations, done=state.iteration)
+            accelerator.init_trackers("srl_swe", config=tracker_config(config.as_json()))
+            try:
+                yield Run(
+                    config=config,
+                    domain=domain,
+                    train_examples=usable,
+                    validation_examples=_select(held_out, False, policy, domain, config, display),
+                    num_iterations=num_iterations,
+                    accelerator=accelerator,
+                    policy=policy,
+                    optimizer=optimizer,
+                    sampler=TransformersSampler(
+                        policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
+                    ),
+                    log=MetricsLog(config.output / "metrics.jsonl", last_iteration=state.iteration or -1),
+                    display=display,
+                    state=state,
+                )
+            except KeyboardInterrupt:
+                display.note(_how_to_resume(config))
+                raise
+    finally:
+        accelerator.end_training()
+        # Accelerate keeps its precision for the process; a second run here may have another.
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _make_accelerator(config: TrainConfig) -> Any:
+    return Accelerator(
+        mixed_precision="bf16" if config.dtype == "bfloat16" else "no",
+        cpu=config.device == "cpu",
+        log_with=list(config.trackers) or None,
+        project_dir=str(config.output),
+    )
+
+
+def _load(config: TrainConfig, accelerator: Any) -> tuple[Policy, torch.optim.Optimizer, TrainState]:
+    """Load the newest checkpoint, or the model to start from."""
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            f"training runs in one process, found {accelerator.num_processes}: launch with --num_processes 1"
+        )
+    found = newest_checkpoint(config.output)
+    policy = Policy.from_pretrained(
+        found or config.model, compute_dtype=getattr(torch, config.dtype), device=accelerator.device
+    )
+    if config.max_completion_tokens >= policy.max_context:
+        raise ConfigError(
+            f"max_completion_tokens must be below the model's context of {policy.max_context} tokens, "
+            f"found {config.max_completion_tokens}"
+        )
+    if config.gradient_checkpointing:
+        policy.enable_gradient_checkpointing()
+    optimizer = torch.optim.AdamW(
+        policy.model.parameters(), lr=config.recipe.learning_rate, weight_decay=config.weight_decay
+    )
+    if not found:
+        # Nothing here draws from torch's own generator; a model with dropout would.
+        torch.manual_seed(config.seed)
+        return policy, optimizer, TrainState()
+    load_optimizer(found, policy, optimizer)
+    return policy, optimizer, load_state(found)
+
+
+def _select(
+    examples: Sequence[StepExample],
+    needs_target: bool,
+    policy: Policy,
+    domain: Domain,
+    config: TrainConfig,
+    display: RunDisplay,
+) -> tuple[StepExample, ...]:
+    with display.stage("measuring prompts", total=len(examples)):
+        usable = select_usable(
+            examples,
+            policy=policy,
+            domain=domain,
+            config=config,
+            needs_target=needs_target,
+            on_example=display.step,
+        )
+    dropped = ", ".join(f"{count} {reason}" for reason, count in usable.dropped.items() if count)
+    if dropped:
+        display.note(f"dropped {dropped} of {len(examples)} step examples")
+    return usable.examples
+
+
+def _claim_output(config: TrainConfig, options: Mapping[str, object]) -> None:
+    """Make the output folder this run's, or check that it already is."""
+    run = config.output
+    path = run / "config.json"
+    options = json.loads(json.dumps(options))
+    if not path.exists():
+        if run.is_dir() and any(run.iterdir()):
+            raise ConfigError(f"output folder {run} is not empty and holds no run; choose another, or empty it")
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"output folder {run} cannot be made: {error}") from error
+    else:
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} is not JSON ({error}); choose another output folder") from error
+        names = sorted((options.keys() | earlier.keys()) - MAY_CHANGE_ON_RESUME)
+        differing = [name for name in names if earlier.get(name) != options.get(name)]
+        if differing:
+            found = "; ".join(f"{name}: {earlier.get(name)!r} then, {options.get(name)!r} now" for name in differing)
+            raise ConfigError(
+                f"output folder {run} holds a run that differs ({found}). Choose another output folder, or give the "
+                "same options and data to go on."
+            )
+        remove_unfinished(run)
+    write_atomically(path, json.dumps(options, indent=1) + "\n")
+
+
+def _how_to_resume(config: TrainConfig) -> str:
+    kept = newest_checkpoint(config.output)
+    where = f"after iteration {load_state(kept).iteration}" if kept else "from the start, as there is no checkpoint yet"
+    return f"stopped; run the same command again to go on {where}"

@@ -1,0 +1,144 @@
+"""A tiny package of our own, as source distribution and task row, and an engine to build its images in."""
+
+import difflib
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srl_swe.environments.container import Container, ContainerLimits, Engine
+from srl_swe.environments.images import PARENT_LABEL
+from srl_swe.errors import EngineUnavailableError
+
+BASE_IMAGE = "srl-swe/base:bookworm"
+
+GOOD = 'def add(a, b):\n    """Return the sum."""\n    return a + b\n\n\ndef double(a):\n    return 2 * a\n'
+BROKEN = GOOD.replace("a + b", "a - b")
+MODULE = "src/tinycalc/__init__.py"
+TESTS = (
+    "from tinycalc import add, double\n\n\ndef test_add():\n    assert add(2, 3) == 5\n\n\n"
+    "def test_double():\n    assert double(4) == 8\n"
+)
+INSTALL = (
+    "python -c \"import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'tinycalc.pth')"
+    ".write_text('/testbed/src')\""
+)
+
+
+def _diff(path: str, before: str, after: str) -> str:
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True),
+        after.splitlines(keepends=True),
+        f"a/{path}" if before else "/dev/null",
+        f"b/{path}" if after else "/dev/null",
+    )
+    return f"diff --git a/{path} b/{path}\n{'' if before else 'new file mode 100644' + chr(10)}" + "".join(lines)
+
+
+@pytest.fixture(scope="session")
+def diff() -> Callable[[str, str, str], str]:
+    """diff(path, before, after): a git patch of one text file; an empty `before` means that it is new."""
+    return _diff
+
+
+@pytest.fixture(scope="session")
+def tiny_sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution tinycalc-1.0.tar.gz, byte for byte the same in every run."""
+    path = tmp_path_factory.mktemp("sdist") / "tinycalc-1.0.tar.gz"
+    files = {
+        MODULE: GOOD,
+        "tests/test_tinycalc.py": TESTS,
+        "tests/conftest.py": "",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: tinycalc\nVersion: 1.0\n",
+        ".gitignore": "PKG-INFO\n",
+    }
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"tinycalc-1.0/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    path.write_bytes(gzip.compress(tar.getvalue(), mtime=0))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_row(tiny_sdist: Path) -> dict[str, Any]:
+    """A source-distribution row of tinycalc whose `add` subtracts; its only test file is hidden from the agent."""
+    return {
+        "instance_id": "srl-swe__tinycalc-1",
+        "repo": "srl-swe/tinycalc",
+        "package": {
+            "name": "tinycalc",
+            "version": "1.0",
+            "sdist_filename": tiny_sdist.name,
+            "sha256": hashlib.sha256(tiny_sdist.read_bytes()).hexdigest(),
+        },
+        "pip_requirements": ["iniconfig==2.0.0", "packaging==24.2", "pluggy==1.5.0", "pytest==8.3.4"],
+        "install_cmd": INSTALL,
+        "workdir": "/testbed",
+        "test_cmd": "python -m pytest -rA -p no:cacheprovider tests",
+        "test_files": ["tests/test_tinycalc.py"],
+        "f2p_test_files": ["tests/test_tinycalc.py"],
+        "log_parser": "pytest",
+        "bug_patch": _diff(MODULE, GOOD, BROKEN),
+        "patch": _diff(MODULE, BROKEN, GOOD),
+        "FAIL_TO_PASS": ["tests/test_tinycalc.py::test_add"],
+        "PASS_TO_PASS": ["tests/test_tinycalc.py::test_double"],
+        "problem_statement": "add(2, 3) returns -1",
+    }
+
+
+@pytest.fixture(scope="session")
+def build_cache(tmp_path_factory: pytest.TempPathFactory, tiny_sdist: Path) -> Iterator[Path]:
+    """An empty cache folder, and pip's find-links pointing at tiny_sdist besides what the host configures."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SRL_SWE_CACHE", str(folder))
+        patch.setenv("PIP_FIND_LINKS", f"{os.environ.get('PIP_FIND_LINKS', '')} {tiny_sdist.parent}".strip())
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def build_engine(build_cache: Path) -> Iterator[Engine]:
+    """The engine, with the cache of `build_cache`; images of the tiny package are removed at the end."""
+    try:
+        engine = Engine.connect()
+    except EngineUnavailableError as error:
+        pytest.skip(f"no container engine answers: {error}")
+    try:
+        yield engine
+        api = engine.client.api
+        for package in api.images(name="srl-swe/sdist-tinycalc"):
+            for instance in api.images(filters={"label": f"{PARENT_LABEL}={package['Id']}"}):
+                api.remove_image(instance["Id"], force=True)
+            api.remove_image(package["Id"], force=True)
+    finally:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """An engine that has the base image."""
+    try:
+        engine = Engine.connect()
+    except EngineUnavailableError as error:
+        pytest.skip(f"no container engine answers: {error}")
+    with engine:
+        if not engine.client.api.images(name=BASE_IMAGE):
+            pytest.skip(f"the engine has no image {BASE_IMAGE}; docker/make-base-image makes it")
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def container(engine: Engine) -> Iterator[Container]:
+    """A container of the base image with small limits, shared by the tests of one file."""
+    limits = ContainerLimits(memory_bytes=256 << 20, max_processes=128)
+    with Container.start(engine, BASE_IMAGE, limits=limits, name_hint="tests") as container:
+        yield container

@@ -1,0 +1,85 @@
+"""A tiny instance that grades in under a second, on an image made from the base image."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from srl_swe.environments.container import Engine
+from srl_swe.environments.images import BASE_IMAGE
+from srl_swe.environments.leases import LABEL, owner_labels
+from srl_swe.errors import EngineUnavailableError
+from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
+
+TINY_IMAGE = "srl-swe/test-evaluation:1"
+
+DOCKERFILE = f"""\
+FROM {BASE_IMAGE}
+RUN mkdir /testbed && cd /testbed && printf 'def add(a, b):\\n    return a - b\\n' > calc.py && git init -q \
+ && git add -A && git -c user.name=t -c user.email=t@t commit -qm base
+WORKDIR /testbed
+"""
+
+SCRIPT = """\
+echo '>>>>> Start Test Output'
+python3 - <<'EOF'
+import calc
+print('PASSED' if calc.add(2, 3) == 5 else 'FAILED', 'test_calc.py::test_add')
+print('PASSED' if calc.add(2, 0) == 2 else 'FAILED', 'test_calc.py::test_zero')
+EOF
+echo '>>>>> End Test Output'
+"""
+
+GOLD_PATCH = """\
+diff --git a/calc.py b/calc.py
+--- a/calc.py
++++ b/calc.py
+@@ -1,2 +1,2 @@
+ def add(a, b):
+-    return a - b
++    return a + b
+"""
+
+TINY = Instance(
+    instance_id="tiny__calc-0",
+    repo="tiny/calc",
+    base_commit="",
+    problem_statement="add(2, 3) returns -1.",
+    environment=InstanceEnvironment(image=TINY_IMAGE),
+    tests=InstanceTests(
+        script=SCRIPT,
+        parser="parse_log_pytest",
+        fail_to_pass=("test_calc.py::test_add",),
+        pass_to_pass=("test_calc.py::test_zero",),
+        timeout_s=30.0,
+    ),
+    gold_patch=GOLD_PATCH,
+)
+
+
+def tiny_instances(count: int) -> tuple[Instance, ...]:
+    return tuple(replace(TINY, instance_id=f"tiny__calc-{number}") for number in range(count))
+
+
+def slow(instance: Instance, seconds: float) -> Instance:
+    return replace(instance, tests=replace(instance.tests, script=f"sleep {seconds}\n{SCRIPT}"))
+
+
+def own_containers(engine: Engine) -> set[str]:
+    mine = owner_labels().items()
+    return {container for container, labels, _ in engine.list_labelled(LABEL) if mine <= labels.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_engine() -> Iterator[Engine]:
+    """An engine that has the tiny instance's image."""
+    try:
+        engine = Engine.connect()
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+    with engine:
+        if not engine.client.images.list(BASE_IMAGE):
+            pytest.skip(f"the base image {BASE_IMAGE} is missing; `make setup` makes it")
+        engine.client.images.build(fileobj=io.BytesIO(DOCKERFILE.encode()), tag=TINY_IMAGE, rm=True)
+        yield engine

@@ -1,0 +1,60 @@
+"""Which instances an evaluation asks for: real task rows, filters, and names that nobody knows."""
+
+from pathlib import Path
+
+import pytest
+
+from srl_swe.errors import ConfigError, DataError
+from srl_swe.evaluation.splits import HUB_SPLITS, load_split
+
+
+@pytest.mark.parametrize(
+    ("file", "count"), [("verified_test", 500), ("lite_test", 300), ("full_dev", 225), ("multilingual_test", 300)]
+)
+def test_local_files_of_real_rows(shared_data: Path, file: str, count: int) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    instances = load_split(str(shared_data / "swebench" / f"{file}.parquet"))
+    assert len({instance.instance_id for instance in instances}) == count
+
+
+def test_filters(shared_data: Path) -> None:
+    path = str(shared_data / "pypi_swe" / "instances.jsonl")
+    everything = load_split(path)
+    assert load_split(path, limit=7) == everything[:7]
+    chosen = (everything[40].instance_id, everything[3].instance_id)
+    assert load_split(path, instance_ids=chosen) == (everything[3], everything[40])
+    assert load_split(path, instance_ids=chosen, limit=1) == (everything[3],)
+    with pytest.raises(DataError, match="1 instance ids are not among the 59 instances: nobody"):
+        load_split(path, instance_ids=("nobody", chosen[0]))
+    with pytest.raises(ConfigError, match="limit must be at least 1"):
+        load_split(path, limit=0)
+
+
+@pytest.mark.parametrize("name", ["verify", "SWE-bench", "owner/name", "a/b/c:test", ""])
+def test_unknown_names_say_what_is_known(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not name:
+        with pytest.raises(DataError):
+            load_split(name)
+        return
+    with pytest.raises(DataError, match="neither a file nor a known split; expected one of verified, lite"):
+        load_split(name)
+
+
+@pytest.mark.parametrize("name", ["./absent.jsonl", "absent.parquet", "/absent"])
+def test_missing_files(name: str) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        load_split(name)
+
+
+def test_without_a_network_it_asks_for_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("verified", "no-such-owner/no-such-data:test"):
+        with pytest.raises(DataError, match=r"cannot be loaded from the hub.*give a local"):
+            load_split(name)
+
+
+def test_names_are_lower_case() -> None:
+    assert all(name == name.lower() for name in HUB_SPLITS)

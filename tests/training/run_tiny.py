@@ -1,0 +1,46 @@
+"""Run or resume a tiny training run in a process of its own: `python run_tiny.py MODEL OUTPUT METHOD`."""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from srl_swe.training.config import TrainConfig
+from srl_swe.training.trainer import train
+from srl_swe.types import Message, StepExample
+from tests.training.tiny import DOMAIN, make_examples
+
+
+def tiny_config(model: Path, output: Path, method: str, **changes: object) -> TrainConfig:
+    """Ten iterations of four prompts, fast enough for a test and long enough to be killed."""
+    options: dict[str, object] = {
+        "model": str(model),
+        "output": output,
+        "method": method,
+        "prompts_per_iteration": 4,
+        "num_iterations": 10,
+        "learning_rate": 1e-2,
+        "rollouts_per_prompt": 4,
+        "updates_per_iteration": 2,
+        "max_prompt_tokens": 40,
+        "max_completion_tokens": 12,
+        "tokens_per_pack": 64,
+        "cached_tokens": 1000,
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": 1,
+        "validate_every": 4,
+        "checkpoint_every": 2,
+    }
+    return TrainConfig(**(options | changes))  # type: ignore[arg-type]
+
+
+def render_slowly(example: StepExample) -> list[Message]:
+    """Leave time for a signal between any two iterations."""
+    time.sleep(0.02)
+    return DOMAIN.render(example)
+
+
+if __name__ == "__main__":
+    config = tiny_config(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    train(config, make_examples(20), make_examples(6, prefix="v"), replace(DOMAIN, render=render_slowly))

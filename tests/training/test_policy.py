@@ -1,0 +1,124 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from srl_swe.errors import ModelError
+from srl_swe.training.policy import LOGIT_CHUNK, Policy
+from srl_swe.training.prefix_tree import Row, build_pack
+
+from .tiny import make_model, make_tokenizer
+
+
+@pytest.fixture
+def model_copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model folder"):
+        Policy.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_missing_file_is_named(model_copy: Path, name: str) -> None:
+    (model_copy / name).unlink()
+    with pytest.raises(ModelError, match=r"lacks .*" + name.removeprefix("model")):
+        Policy.from_pretrained(model_copy)
+
+
+def test_missing_chat_template(model_copy: Path) -> None:
+    (model_copy / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template"):
+        Policy.from_pretrained(model_copy)
+
+
+def test_damaged_files(model_copy: Path) -> None:
+    weights = model_copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        Policy.from_pretrained(model_copy)
+    (model_copy / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="not JSON"):
+        Policy.from_pretrained(model_copy)
+
+
+def test_missing_weights_are_not_made_up(model_copy: Path) -> None:
+    config = json.loads((model_copy / "config.json").read_text())
+    (model_copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match=r"layers\.2"):
+        Policy.from_pretrained(model_copy)
+
+
+def test_architecture_that_scales_logits_is_refused() -> None:
+    model = make_model()
+    model.lm_head.forward = lambda hidden: torch.nn.functional.linear(hidden, model.lm_head.weight)  # type: ignore[union-attr,arg-type]
+    original = model.forward
+
+    def scaled(**options: object) -> object:
+        output = original(**options)
+        output.logits = output.logits / 2
+        return output
+
+    model.forward = scaled
+    with pytest.raises(ModelError, match="not supported"):
+        Policy(model, make_tokenizer(), source="scaled")
+
+
+def test_prompt_and_completion_fit_together(tiny_policy: Policy) -> None:
+    messages = [{"role": "user", "content": "say a"}]
+    prompt, completion = tiny_policy.encode_prompt(messages), tiny_policy.encode_completion("hm|aa")
+    whole = tiny_policy.tokenizer.apply_chat_template(
+        [*messages, {"role": "assistant", "content": "hm|aa"}], return_dict=False
+    )
+    assert prompt + completion == whole
+    assert completion[-1] == tiny_policy.end_of_turn_id == tiny_policy.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tiny_policy.decode_completion(completion) == "hm|aa"
+    assert tiny_policy.decode_completion(completion[:-1]) == "hm|aa"
+    # A special token in the middle is not hidden from the parser.
+    assert tiny_policy.decode_completion([*completion, *completion]) == "hm|aa<|im_end|>hm|aa"
+
+
+def test_context_ends_at_a_sliding_window(tiny_policy: Policy) -> None:
+    policy = Policy(make_model(), make_tokenizer(), source="window")
+    assert policy.max_context == 256
+    policy.model.config.sliding_window = 100
+    assert policy.max_context == 100
+
+
+def test_save_and_load(tiny_policy: Policy, tmp_path: Path) -> None:
+    tiny_policy.save(tmp_path)
+    again = Policy.from_pretrained(tmp_path)
+    for (name, ours), theirs in zip(tiny_policy.model.named_parameters(), again.model.parameters(), strict=True):
+        assert ours.equal(theirs), name
+    assert again.stop_ids == tiny_policy.stop_ids
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_chunks_and_gradient_checkpointing_change_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(prompt_ids=(1, 2), completion_ids=tuple((i * k) % 20 for k in range(9))) for i in range(5)]
+    pack = build_pack(rows, range(5))
+    assert len(pack.target_nodes_N) < LOGIT_CHUNK
+    policy = Policy.from_pretrained(tiny_model)
+    whole = policy.logprobs(pack)
+    whole.sum().backward()
+    grads = [parameter.grad.clone() for parameter in policy.model.parameters()]
+    policy.model.zero_grad()
+    policy.enable_gradient_checkpointing()
+    monkeypatch.setattr("srl_swe.training.policy.LOGIT_CHUNK", 7)
+    chunked = policy.logprobs(pack)
+    chunked.sum().backward()
+    torch.testing.assert_close(chunked, whole)
+    for parameter, grad in zip(policy.model.parameters(), grads, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-5, atol=1e-4)
+
+
+def test_bfloat16_autocast_stays_close(tiny_model: Path) -> None:
+    pack = build_pack([Row(prompt_ids=(1, 2, 3), completion_ids=(4, 5, 6))], [0])
+    exact = Policy.from_pretrained(tiny_model).logprobs(pack)
+    rough = Policy.from_pretrained(tiny_model, compute_dtype=torch.bfloat16).logprobs(pack)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.2)
+    assert not rough.equal(exact)

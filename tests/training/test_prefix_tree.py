@@ -1,0 +1,111 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srl_swe.training.policy import Policy
+from srl_swe.training.prefix_tree import Row, build_pack, pack_rows, shared_prefix_length
+from srl_swe.training.update import gather_rows
+
+from .tiny import make_model, make_tokenizer
+
+# Few different tokens, so that prefixes are shared at every depth, prompts inside completions included.
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
+ROWS = st.lists(st.builds(Row, prompt_ids=TOKENS, completion_ids=TOKENS), min_size=1, max_size=7)
+POLICIES = {kind: Policy(make_model(kind), make_tokenizer(), source=kind) for kind in ("llama", "qwen2")}
+
+
+def test_pack_by_hand() -> None:
+    rows = [Row(prompt_ids=(1, 2), completion_ids=(4, 5)), Row(prompt_ids=(1, 2), completion_ids=(3,))]
+    pack = build_pack(rows, [0, 1])
+    assert pack.row_indices == (1, 0)
+    assert pack.token_ids_T.tolist() == [1, 2, 3, 4, 5]
+    assert pack.positions_T.tolist() == [0, 1, 2, 2, 3]
+    assert pack.parents_T.tolist() == [-1, 0, 1, 1, 3]
+    assert pack.ends_T.tolist() == [5, 5, 3, 5, 5]
+    assert pack.target_nodes_N.tolist() == [2, 3, 4]
+    assert pack.targets_SL.tolist() == [[0, 0], [1, 2]]
+    assert pack.mask_SL.tolist() == [[True, False], [True, True]]
+    assert pack.num_row_tokens == 7
+    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
+    assert pack.ancestor_mask().int().tolist() == expected
+
+
+def test_trees_of_one_pack_do_not_see_each_other() -> None:
+    rows = [Row(prompt_ids=(1,), completion_ids=(2,)), Row(prompt_ids=(3,), completion_ids=(4,))]
+    mask = build_pack(rows, [0, 1]).ancestor_mask()
+    assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+
+
+def test_rows_need_targets() -> None:
+    with pytest.raises(ValueError, match="completion tokens"):
+        build_pack([Row(prompt_ids=(1,), completion_ids=())], [0])
+
+
+@given(TOKENS, TOKENS)
+def test_shared_prefix_length(first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    length = shared_prefix_length(first, second)
+    assert first[:length] == second[:length]
+    assert length == min(len(first), len(second)) or first[length] != second[length]
+
+
+@given(ROWS, st.integers(12, 30))
+def test_packs_hold_every_row_once_within_the_budget(rows: list[Row], budget: int) -> None:
+    packs = pack_rows(rows, range(len(rows)), tokens_per_pack=budget)
+    assert sorted(index for pack in packs for index in pack.row_indices) == list(range(len(rows)))
+    assert all(pack.num_tokens <= budget for pack in packs)
+    for pack in packs:
+        for row_targets, mask, index in zip(pack.targets_SL, pack.mask_SL, pack.row_indices, strict=True):
+            nodes = pack.target_nodes_N[row_targets[mask]]
+            assert tuple(pack.token_ids_T[nodes].tolist()) == rows[index].completion_ids
+            node, path = int(nodes[-1]), []
+            while node >= 0:
+                path.append(int(pack.token_ids_T[node]))
+                node = int(pack.parents_T[node])
+            assert tuple(reversed(path)) == rows[index].token_ids
+        assert pack.num_row_tokens == sum(len(rows[index].token_ids) for index in pack.row_indices)
+
+
+def test_group_larger_than_a_pack_is_cut_between_rows() -> None:
+    rows = [Row(prompt_ids=(1, 2, 3, 4), completion_ids=(token, token)) for token in range(5)]
+    packs = pack_rows(rows, range(5), tokens_per_pack=8)
+    assert [pack.num_tokens for pack in packs] == [8, 8, 6]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@settings(max_examples=25, deadline=None)
+@given(rows=ROWS, budget=st.integers(12, 40), seed=st.integers(0, 99))
+def test_tree_gives_the_loss_and_gradients_of_rows(kind: str, rows: list[Row], budget: int, seed: int) -> None:
+    policy = POLICIES[kind]
+    weights = torch.randn(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    parameters = dict(policy.model.named_parameters())
+
+    def collect() -> dict[str, torch.Tensor]:
+        grads = {name: parameter.grad.clone() for name, parameter in parameters.items() if parameter.grad is not None}
+        policy.model.zero_grad(set_to_none=True)
+        return grads
+
+    tree_loss = 0.0
+    for pack in pack_rows(rows, range(len(rows)), tokens_per_pack=budget):
+        rows_SL = gather_rows(policy.logprobs(pack, temperature=0.7), pack)
+        weight_S1 = torch.tensor([[weights[index]] for index in pack.row_indices])
+        loss = (rows_SL * weight_S1)[pack.mask_SL].sum()
+        loss.backward()
+        tree_loss += float(loss.detach())
+    tree_grads = collect()
+
+    row_loss = 0.0
+    for row, weight in zip(rows, weights, strict=True):
+        ids = torch.tensor([row.token_ids])
+        logprobs = (policy.model(input_ids=ids).logits[0] / 0.7).log_softmax(-1)
+        start = len(row.prompt_ids)
+        loss = weight * logprobs[start - 1 : -1].gather(1, ids[0, start:, None]).sum()
+        loss.backward()
+        row_loss += float(loss.detach())
+    row_grads = collect()
+
+    assert tree_loss == pytest.approx(row_loss, rel=1e-5, abs=1e-5)
+    assert tree_grads.keys() == row_grads.keys() == parameters.keys()
+    scale = max(float(grad.abs().max()) for grad in row_grads.values())
+    for name, grad in row_grads.items():
+        torch.testing.assert_close(tree_grads[name], grad, rtol=1e-5, atol=1e-5 * scale, msg=name)

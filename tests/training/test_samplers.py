@@ -1,0 +1,131 @@
+import pytest
+import torch
+
+from srl_swe.errors import SamplerError
+from srl_swe.training.policy import Policy
+from srl_swe.training.samplers import SampledCompletion, TransformersSampler, draw, mix_seed
+
+from .tiny import make_model, make_tokenizer
+
+PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13, 14], [2, 2, 2]]
+
+
+@pytest.fixture(params=["llama", "qwen2"])
+def policy(request: pytest.FixtureRequest) -> Policy:
+    policy = Policy(make_model(request.param), make_tokenizer(), source=request.param)
+    # More ways to stop, so that rollouts of one prompt end at different times.
+    policy.stop_ids |= {0, 5, 9, 17}
+    return policy
+
+
+def make_sampler(policy: Policy, *, cached_tokens: int = 1000, concurrent_rollouts: int = 64) -> TransformersSampler:
+    return TransformersSampler(policy, cached_tokens=cached_tokens, concurrent_rollouts=concurrent_rollouts)
+
+
+def sample(sampler: TransformersSampler, *, temperature: float = 1.0, seed: int = 3) -> list[list[SampledCompletion]]:
+    return sampler.sample(PROMPTS, num_rollouts=3, max_completion_tokens=9, temperature=temperature, seed=seed)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+def test_logprobs_are_those_of_a_full_forward_pass(policy: Policy, temperature: float) -> None:
+    lengths = set()
+    for prompt, completions in zip(PROMPTS, sample(make_sampler(policy), temperature=temperature), strict=True):
+        assert len(completions) == 3
+        for completion in completions:
+            ids = torch.tensor([[*prompt, *completion.ids]])
+            logits = policy.model(input_ids=ids).logits[0, len(prompt) - 1 : -1] / (temperature or 1.0)
+            expected = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).squeeze(1)
+            torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=1e-4, atol=1e-4)
+            if temperature == 0:
+                assert logits.argmax(-1).tolist() == list(completion.ids)
+            lengths.add(len(completion.ids))
+    assert temperature == 0 or len(lengths) > 1
+
+
+def test_stop_reasons_and_texts(policy: Policy) -> None:
+    completions = [c for group in sample(make_sampler(policy)) for c in group]
+    assert {c.stop_reason for c in completions} == {"stop", "length"}
+    for completion in completions:
+        stopped = completion.ids[-1] in policy.stop_ids
+        assert completion.stop_reason == ("stop" if stopped else "length")
+        assert stopped or len(completion.ids) == 9
+        assert not any(token in policy.stop_ids for token in completion.ids[:-1])
+        assert "<|im_end|>" not in completion.text
+
+
+@pytest.mark.parametrize(("cached_tokens", "concurrent_rollouts"), [(1000, 3), (40, 64), (70, 7)])
+def test_batching_does_not_change_what_is_drawn(policy: Policy, cached_tokens: int, concurrent_rollouts: int) -> None:
+    small = make_sampler(policy, cached_tokens=cached_tokens, concurrent_rollouts=concurrent_rollouts)
+    for ours, theirs in zip(sample(small), sample(make_sampler(policy)), strict=True):
+        assert [c.ids for c in ours] == [c.ids for c in theirs]
+
+
+def test_deterministic_by_seed(policy: Policy) -> None:
+    sampler = make_sampler(policy)
+    assert sample(sampler) == sample(sampler)
+    assert sample(sampler) != sample(sampler, seed=4)
+
+
+def test_sampler_follows_the_policy_only_when_told(policy: Policy) -> None:
+    sampler = make_sampler(policy)
+    before = sample(sampler, temperature=0.0)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    assert sample(sampler, temperature=0.0) == before
+    sampler.update_weights(policy)
+    assert sample(sampler, temperature=0.0) != before
+    assert sample(sampler, temperature=0.0) == sample(make_sampler(policy), temperature=0.0)
+
+
+def test_a_prompt_that_does_not_fit_is_an_error(policy: Policy) -> None:
+    with pytest.raises(SamplerError, match=r"prompt 2 .8 tokens.*cached_tokens = 34"):
+        sample(make_sampler(policy, cached_tokens=34))
+
+
+def test_progress_is_told_per_prompt(policy: Policy) -> None:
+    done: list[None] = []
+    make_sampler(policy).sample(
+        PROMPTS,
+        num_rollouts=2,
+        max_completion_tokens=3,
+        temperature=1.0,
+        seed=0,
+        on_prompt_done=lambda: done.append(None),
+    )
+    assert len(done) == len(PROMPTS)
+
+
+def test_draw_by_hand() -> None:
+    # Probabilities 0.5, 0.25, 0.25: the borders lie at 0.5 and 0.75.
+    logits = torch.tensor([[0.5, 0.25, 0.25]]).log().repeat(5, 1)
+    tokens, logprobs = draw(logits, torch.tensor([0.0, 0.49, 0.51, 0.76, 1.0], dtype=torch.float64), 1.0)
+    assert tokens.tolist() == [0, 0, 1, 2, 2]
+    assert logprobs.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25, 0.25])
+    # At temperature 0.5 the probabilities are squared: 4/6, 1/6, 1/6.
+    tokens, logprobs = draw(logits[:1], torch.tensor([0.66], dtype=torch.float64), 0.5)
+    assert tokens.tolist() == [0]
+    assert logprobs.exp().tolist() == pytest.approx([4 / 6])
+
+
+def test_draw_never_takes_what_has_no_probability() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, -1e9]]).clamp(min=-1e9)
+    for uniform in (0.0, 0.5, 1.0):
+        assert draw(logits, torch.tensor([uniform], dtype=torch.float64), 1.0)[0].tolist() == [1]
+
+
+def test_draw_follows_the_distribution() -> None:
+    logits = torch.randn(1, 8, generator=torch.Generator().manual_seed(0)).repeat(20_000, 1)
+    uniforms = torch.rand(20_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    shares = draw(logits, uniforms, 1.0)[0].bincount(minlength=8) / 20_000
+    assert torch.allclose(shares, logits[0].softmax(-1), atol=0.015)
+
+
+def test_broken_logits_are_an_error() -> None:
+    with pytest.raises(SamplerError, match="not finite"):
+        draw(torch.tensor([[0.0, torch.nan]]), torch.tensor([0.5], dtype=torch.float64), 1.0)
+
+
+def test_seeds_mix() -> None:
+    assert len({mix_seed(seed, index) for seed in range(50) for index in range(50)}) == 2500
+    assert all(0 <= mix_seed(seed, 2**40) < 2**63 for seed in range(50))
