@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,7 +53,7 @@ class EvalConfig:
     """Grade again what infrastructure failures of earlier runs left without a verdict."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the acting model."""
-    history: int | None = None
+    history: int | Literal["all"] | None = None
     """Last pairs of action and observation shown to the model; default: as the model was trained, else 2."""
     max_observation_chars: int | None = None
     """Longer observations lose their middle in prompts; default: as the model was trained, else 4000."""
@@ -128,10 +128,14 @@ def _agent(config: EvalConfig) -> Agent:
     limits = trained_limits(
         Path(config.model), history=config.history, max_observation_chars=config.max_observation_chars
     )
-    agent_config = replace(config.agent, limits=limits)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = Policy.from_pretrained(config.model, compute_dtype=getattr(torch, config.dtype), device=device)
     sampler = TransformersSampler(policy, cached_tokens=131_072, concurrent_rollouts=64)
     return Agent(
-        sampler, policy.encode_prompt, max_context=policy.max_context, model_name=config.model, config=agent_config
+        sampler,
+        policy.encode_prompt,
+        max_context=policy.max_context,
+        model_name=config.model,
+        config=config.agent,
+        limits=limits,
     )

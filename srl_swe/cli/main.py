@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 an error of the project (message on stderr), 2 wrong usage
 
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for noisy in ("httpx", "urllib3", "docker"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # A polite end (kill, a cluster's time limit) cleans up like Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(importlib.import_module(f"srl_swe.cli.{name}").run(words[1:]))
     except SrlSweError as error:

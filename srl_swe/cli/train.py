@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from srl_swe.errors import ConfigError
 from srl_swe.prompts import PromptLimits
 from srl_swe.training.config import TrainConfig
 from srl_swe.trajectories.store import read_steps
@@ -26,6 +27,8 @@ class TrainCommand:
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
     command = tyro.cli(TrainCommand, prog="srl-swe train", args=list(arguments))
+    if not command.train.data:
+        raise ConfigError("say what to train on: --data FOLDER, written by `srl-swe data compile`")
     steps = Path(command.train.data)
     train_examples = list(read_steps(steps, "train"))
     validation_examples = list(read_steps(steps, "validation"))
@@ -34,5 +37,10 @@ def run(arguments: Sequence[str]) -> int:
     from srl_swe.training.trainer import train
 
     result = train(command.train, train_examples, validation_examples, software_engineering(command.prompts))
-    print(result)
+    if result.initial_reward is not None and result.best_reward is not None:
+        print(
+            f"held-out mean reward: {result.initial_reward:.4f} before, {result.best_reward:.4f} at best "
+            f"(iteration {result.best_iteration} of {result.iterations})"
+        )
+    print(f"models: {result.best_model or result.last_model} (best), {result.last_model} (last)")
     return 0

@@ -268,8 +268,8 @@ def _act(
             seed=config.seed,
             command_timeout_s=20.0,
             max_parallel=len(instances),
-            limits=config.limits,
         ),
+        limits=config.limits,
     )
     folder = config.output / "eval" / name
     outcome = agent.run(instances, folder, console=console)

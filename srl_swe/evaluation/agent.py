@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,6 @@ class AgentConfig:
     """How often an episode is begun before infrastructure failures make it invalid."""
     max_parallel: int = 4
     """Episodes open at once: the batch of a round and the number of running containers."""
-    limits: PromptLimits = field(default_factory=PromptLimits)
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "max_malformed", "max_completion_tokens", "infrastructure_attempts", "max_parallel"):
@@ -93,13 +92,18 @@ class Agent:
         max_context: int,
         model_name: str,
         config: AgentConfig,
+        limits: PromptLimits = PromptLimits(),
     ) -> None:
-        """`max_context` in tokens, prompt and completion together; `model_name` goes into the predictions."""
+        """`max_context` in tokens, prompt and completion together; `model_name` goes into the predictions.
+
+        `limits` say how much of a context the prompts show: the same as in training.
+        """
         self._sampler = sampler
         self._encode_prompt = encode_prompt
         self._max_prompt_tokens = max_context - config.max_completion_tokens
         self._model_name = model_name
         self._config = config
+        self._limits = limits
         if self._max_prompt_tokens < 1:
             raise ConfigError(
                 f"max_completion_tokens = {config.max_completion_tokens} leaves no room for a prompt in the model's "
@@ -143,7 +147,7 @@ class Agent:
 
     def prompt_for(self, episode: Episode) -> list[int] | None:
         """Return the next prompt of an episode; None when it does not fit into the context."""
-        messages = render(episode.instance.problem_statement, episode.history, self._config.limits)
+        messages = render(episode.instance.problem_statement, episode.history, self._limits)
         prompt = self._encode_prompt(messages)
         return prompt if len(prompt) <= self._max_prompt_tokens else None
 
@@ -169,11 +173,11 @@ class Agent:
         )
         config: dict[str, Any] = {
             # The place of the issue in the prompt, in mini-swe-agent's words.
-            "agent": {"instance_template": ISSUE_TEMPLATE, **asdict(self._config)},
+            "agent": {"instance_template": ISSUE_TEMPLATE, **asdict(self._config), "limits": asdict(self._limits)},
             "model": {"model_name": self._model_name},
             "environment": {"image": episode.instance.environment.image, "cwd": episode.instance.environment.workdir},
         }
-        prompt = render(episode.instance.problem_statement, (), self._config.limits)
+        prompt = render(episode.instance.problem_statement, (), self._limits)
         write_episode(output, result, prompt=prompt, config=config)
         return result
 
