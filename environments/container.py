@@ -161,7 +161,7 @@ class Container:
         exec_id, stream = self.open_exec(
             ["/bin/sh", "-c", script, "sh", mark.decode(), *argv], environment=environment, workdir=workdir
         )
-        errors = bytearray()
+        errors, ended = bytearray(), False
         try:
             quiet_s = 0.02
             while True:
@@ -179,10 +179,12 @@ class Container:
                         errors += payload
                 if payloads:
                     quiet_s = 0.02
-                elif quiet_s >= 0.1 and self.exec_exit_code(exec_id) is not None:
-                    break  # it ended, but something in the background holds its output open
+                elif ended:
+                    break
                 else:
-                    quiet_s = min(2 * quiet_s, 1.0)
+                    # Something in the background may hold its output open; one more look fetches the last of it.
+                    ended = quiet_s >= 0.1 and self.exec_exit_code(exec_id) is not None
+                    quiet_s = 0.2 if ended else min(2 * quiet_s, 1.0)
         finally:
             stream.close()
         if timed_out:

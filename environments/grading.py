@@ -21,8 +21,10 @@ from collections import OrderedDict
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_attempt
 
-from srl_swe.environments.container import Container, ContainerLimits, Engine, engine_errors
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine, engine_errors
 from srl_swe.environments.images import ensure_image
+from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.official_rules import END_MARKER, START_MARKER, judge_log, require_rules
 from srl_swe.errors import ContainerError, ImageError
 from srl_swe.types import CommandResult, Instance, Verdict

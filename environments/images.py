@@ -21,8 +21,8 @@ from typing import IO, Any
 from docker.errors import APIError, DockerException, ImageNotFound
 from requests.exceptions import RequestException
 
-from srl_swe.environments.container import Engine, engine_errors
 from srl_swe.environments.downloads import file_lock, sdist_file, wheels_folder
+from srl_swe.environments.engine import Engine, engine_errors
 from srl_swe.environments.image_names import BASE_IMAGE, dockerfile, package_image_name
 from srl_swe.errors import ImageError
 from srl_swe.types import InstanceEnvironment, SdistRecipe

@@ -117,6 +117,7 @@ def gather_rows(logprobs_N: Tensor, pack: Pack) -> Tensor:
 def _require_finite(what: str, number: Tensor, learning_rate: float) -> None:
     if not bool(torch.isfinite(number).all()):
         raise DivergenceError(
-            f"the {what} is {float(number.detach())} at learning rate {learning_rate:g}: training diverged. The last checkpoint "
-            "is intact; start again from it or from the model with a smaller learning rate, or with dtype float32."
+            f"the {what} is {float(number.detach())} at learning rate {learning_rate:g}: training diverged. The last "
+            "checkpoint is intact; start again from it or from the model with a smaller learning rate, or with dtype "
+            "float32."
         )

@@ -13,10 +13,11 @@ import pytest
 
 pytest.importorskip("swebench", reason="grading needs the extra [eval]")
 
-from srl_swe.environments.container import ContainerLimits, Engine
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.grading import grade
 from srl_swe.environments.images import ensure_image
 from srl_swe.environments.instances import instance_from_row
+from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.official_rules import judge_log, require_rules
 from srl_swe.errors import DataError
 from srl_swe.types import Instance

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from srl_swe.environments.container import Container, Engine
+from srl_swe.environments.container import Container
 from srl_swe.environments.downloads import file_lock, sdist_file
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import PARENT_LABEL, ensure_image
 from srl_swe.environments.instances import instance_from_row
 from srl_swe.errors import ImageError
