@@ -1,7 +1,8 @@
 # make demo: the whole loop on data made here.   make test: the test suite.   Both set everything up first.
 .PHONY: demo test setup check engine clean help
 
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 VENV ?= .venv
 BIN = $(VENV)/bin
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
@@ -33,7 +34,7 @@ model: $(VENV)/.run
 	@$(BIN)/python -m srl_swe.demo.model
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one by make PYTHON=…") if sys.version_info < (3, 11) else None'
+	@test -n "$(PYTHON)" || { echo "setup: no Python of version 3.11 or newer was found; name one: make PYTHON=…"; exit 1; }
 	@echo "setup: virtual environment in $(VENV)"
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
