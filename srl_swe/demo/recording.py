@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from srl_swe.demo.expert import Answer, ExpertGaveUpError, repair_script
 from srl_swe.demo.instances import Repair
@@ -27,6 +28,8 @@ EXPERT_NAME = "scripted-expert"
 GIVEN_UP_FILE = "given_up.jsonl"
 MAX_STEPS = 12
 EPISODE_LIMIT_S = 600.0
+ATTEMPTS = 2
+"""Infrastructure failures that an instance may have before the recording stops."""
 
 
 def record_expert(
@@ -56,7 +59,10 @@ def record_expert(
 
             def play(instance: Instance) -> EpisodeResult:
                 table.stage(instance.instance_id, "acting")
-                return play_episode(instance, repairs[instance.instance_id])
+                retrying = Retrying(
+                    retry=retry_if_exception_type(ContainerError), stop=stop_after_attempt(ATTEMPTS), reraise=True
+                )
+                return retrying(play_episode, instance, repairs[instance.instance_id])
 
             for instance, outcome in pool.run(waiting, play, limit_s=lambda _: EPISODE_LIMIT_S):
                 if isinstance(outcome, ExpertGaveUpError):

@@ -6,6 +6,7 @@ T = tokens of a pack, N = nodes with a target, H = hidden size, V = vocabulary.
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,51 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from srl_swe.errors import ModelError
-from srl_swe.training.prefix_tree import Pack, Row, build_pack
+from srl_swe.training.prefix_tree import AttentionBlock, Pack, Row, build_pack
 from srl_swe.types import Message
 
 LOGIT_CHUNK = 1024
 """Nodes whose logits exist at once: 1,024 x 49,152 float32 are 200 MB."""
+
+ATTENTION_NAME = "srl_swe_tree"
+UNUSED_MASK = torch.zeros(1, 1, 1, 1)
+"""Four dimensions keep transformers from making a mask of its own."""
+
+
+def _tree_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    srl_swe_blocks: Sequence[tuple[AttentionBlock, Tensor]] | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attend block by block of a packed tree; without blocks, as transformers' SDPA does."""
+    if srl_swe_blocks is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    outs = []
+    heads, width = key.shape[1], key.shape[3]
+    for block, bias in srl_swe_blocks:
+        keys, values = (
+            torch.cat([tensor[:, :, start:end] for start, end in block.key_runs], dim=2) for tensor in (key, value)
+        )
+        # Query heads that share a key-value head are laid out as further queries of it: no copies of keys.
+        folded = query[:, :, block.start : block.end].reshape(1, heads, -1, width)
+        out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=scaling)
+        outs.append(out.reshape(1, query.shape[1], -1, out.shape[-1]))
+    return torch.cat(outs, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION_NAME, _tree_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 
 
 class Policy:
@@ -33,6 +71,7 @@ class Policy:
         self.compute_dtype = compute_dtype
         self.end_of_turn_id = _end_of_turn_id(tokenizer, source)
         self.stop_ids = frozenset({self.end_of_turn_id, *_eos_ids(model, tokenizer)})
+        model.config._attn_implementation = ATTENTION_NAME
         model.eval()
         self._check_forward(source)
 
@@ -60,7 +99,7 @@ class Policy:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation=ATTENTION_NAME,
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -117,13 +156,12 @@ class Policy:
         Logits are computed for target nodes only, in chunks that are recomputed in the backward pass.
         """
         pack = pack.to(self.device)
-        mask = pack.ancestor_mask()
-        # SDPA would make a float mask of a boolean one in every layer and keep each of them for backward.
-        bias = torch.zeros(mask.shape, dtype=self.compute_dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+        blocks = [(block, self._bias(block)) for block in pack.attention_blocks()]
         with torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
             hidden_TH = self.model.base_model(
                 input_ids=pack.token_ids_T[None],
-                attention_mask=bias[None, None],
+                attention_mask=UNUSED_MASK,
+                srl_swe_blocks=blocks,
                 position_ids=pack.positions_T[None],
                 use_cache=False,
             ).last_hidden_state[0]
@@ -157,6 +195,16 @@ class Policy:
         if temperature != 1.0:
             logits_NV = logits_NV / temperature
         return -functional.cross_entropy(logits_NV, tokens_N, reduction="none")
+
+    def _bias(self, block: AttentionBlock) -> Tensor:
+        """Return the block's additive mask, once for each query head that shares a key-value head: [R * Q, K].
+
+        SDPA would make one of a boolean mask in every layer, and keep each of them for the backward pass.
+        """
+        config = self.model.config
+        repeats = config.num_attention_heads // config.num_key_value_heads
+        bias_QK = torch.zeros(block.mask_QK.shape, dtype=self.compute_dtype).masked_fill_(~block.mask_QK, -torch.inf)
+        return bias_QK.to(self.device).repeat(repeats, 1)
 
     @torch.no_grad()
     def _check_forward(self, source: str) -> None:

@@ -2,7 +2,8 @@
 """Rows that share prefixes -> packed token trees: each shared token is computed once.
 
 Rows are merged by token ids into a trie, laid out depth-first in one sequence. In that order the
-descendants of a node are contiguous, so "attend to my ancestors only" is two comparisons per entry.
+descendants of a node are contiguous, so "attend to my ancestors only" is two comparisons per entry, and blocks
+of queries need few keys.
 Several trees lie side by side in one pack; no token of one sees a token of another.
 Leaves out the model. T = tokens of a pack, N = nodes with a target, S = rows, L = longest completion.
 """
@@ -26,6 +27,24 @@ class Row:
     def token_ids(self) -> tuple[int, ...]:
         """Return prompt and completion in one tuple."""
         return self.prompt_ids + self.completion_ids
+
+
+BLOCK_TOKENS = 256
+"""Queries of one attention block."""
+MAX_KEY_GAP = 32
+"""Keys that nobody sees are passed along, masked, where leaving out fewer than this would cut a run in two."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionBlock:
+    """Consecutive queries and the keys that they may see."""
+
+    start: int
+    end: int
+    key_runs: tuple[tuple[int, int], ...]
+    """Half-open ranges of nodes, ascending; K keys in all."""
+    mask_QK: Tensor
+    """True where the key is the query's node itself or an ancestor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,16 +82,40 @@ class Pack:
         last_S = self.mask_SL.sum(1, keepdim=True) - 1
         return int((depths_N[self.targets_SL.gather(1, last_S)] + 1).sum())
 
-    def ancestor_mask(self) -> Tensor:
-        """Return the boolean mask [T, T]: true where the column is the row's node itself or an ancestor."""
-        index_T = torch.arange(self.num_tokens, device=self.ends_T.device)
-        return (index_T[None, :] <= index_T[:, None]) & (index_T[:, None] < self.ends_T[None, :])
+    def attention_blocks(self) -> list["AttentionBlock"]:
+        """Cut the queries into blocks and give each the keys that one of its queries may see.
+
+        Left out are tokens of other trees and of branches that ended before the block.
+        """
+        ends_T = self.ends_T.cpu()
+        blocks = []
+        for start in range(0, self.num_tokens, BLOCK_TOKENS):
+            end = min(start + BLOCK_TOKENS, self.num_tokens)
+            # A node before the block is an ancestor of its first query where its subtree goes on into the block.
+            needed = (ends_T[:end] > start).nonzero().flatten().tolist()
+            runs = _runs(needed)
+            keys_K = torch.cat([torch.arange(*run) for run in runs])
+            queries_Q1 = torch.arange(start, end)[:, None]
+            mask_QK = (keys_K <= queries_Q1) & (queries_Q1 < ends_T[keys_K])
+            blocks.append(AttentionBlock(start=start, end=end, key_runs=runs, mask_QK=mask_QK))
+        return blocks
 
     def to(self, device: torch.device) -> "Pack":
         """Return the pack with its tensors on a device."""
         names = ("token_ids_T", "positions_T", "parents_T", "ends_T", "target_nodes_N", "targets_SL", "mask_SL")
         moved = {name: getattr(self, name).to(device) for name in names}
         return Pack(**moved, row_indices=self.row_indices)
+
+
+def _runs(nodes: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Join ascending nodes to ranges. Example: 0 1 2 50 51 -> (0, 3), (50, 52)."""
+    runs: list[tuple[int, int]] = []
+    for node in nodes:
+        if runs and node - runs[-1][1] < MAX_KEY_GAP:
+            runs[-1] = (runs[-1][0], node + 1)
+        else:
+            runs.append((node, node + 1))
+    return tuple(runs)
 
 
 def shared_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:

@@ -1,8 +1,11 @@
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srl_swe.training import prefix_tree
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row, build_pack, pack_rows, shared_prefix_length
 from srl_swe.training.update import gather_rows
@@ -28,13 +31,28 @@ def test_pack_by_hand() -> None:
     assert pack.mask_SL.tolist() == [[True, False], [True, True]]
     assert pack.num_row_tokens == 7
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
-    assert pack.ancestor_mask().int().tolist() == expected
+    (block,) = pack.attention_blocks()
+    assert block.mask_QK.int().tolist() == expected
 
 
 def test_trees_of_one_pack_do_not_see_each_other() -> None:
     rows = [Row(prompt_ids=(1,), completion_ids=(2,)), Row(prompt_ids=(3,), completion_ids=(4,))]
-    mask = build_pack(rows, [0, 1]).ancestor_mask()
-    assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    (block,) = build_pack(rows, [0, 1]).attention_blocks()
+    assert block.mask_QK.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+
+
+def test_blocks_leave_out_keys_that_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srl_swe.training.prefix_tree.MAX_KEY_GAP", 1)
+    monkeypatch.setattr("srl_swe.training.prefix_tree.BLOCK_TOKENS", 2)
+    # Nodes: 0 1 (prompt), 2 3 and 4 5 (its completions), 6 7 (another tree).
+    rows = [
+        Row(prompt_ids=(1, 2), completion_ids=(3, 3)),
+        Row(prompt_ids=(1, 2), completion_ids=(4, 4)),
+        Row(prompt_ids=(9,), completion_ids=(9,)),
+    ]
+    blocks = build_pack(rows, range(3)).attention_blocks()
+    assert [block.key_runs for block in blocks] == [((0, 2),), ((0, 4),), ((0, 2), (4, 6)), ((6, 8),)]
+    assert blocks[2].mask_QK.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 def test_rows_need_targets() -> None:
@@ -74,10 +92,12 @@ def test_group_larger_than_a_pack_is_cut_between_rows() -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 @settings(max_examples=25, deadline=None)
-@given(rows=ROWS, budget=st.integers(12, 40), seed=st.integers(0, 99))
-def test_tree_gives_the_loss_and_gradients_of_rows(kind: str, rows: list[Row], budget: int, seed: int) -> None:
+@given(rows=ROWS, budget=st.integers(12, 40), block_tokens=st.integers(1, 12), gap=st.integers(1, 4))
+def test_tree_gives_the_loss_and_gradients_of_rows(
+    kind: str, rows: list[Row], budget: int, block_tokens: int, gap: int
+) -> None:
     policy = POLICIES[kind]
-    weights = torch.randn(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    weights = torch.randn(len(rows), generator=torch.Generator().manual_seed(budget)).tolist()
     parameters = dict(policy.model.named_parameters())
 
     def collect() -> dict[str, torch.Tensor]:
@@ -87,7 +107,11 @@ def test_tree_gives_the_loss_and_gradients_of_rows(kind: str, rows: list[Row], b
 
     tree_loss = 0.0
     for pack in pack_rows(rows, range(len(rows)), tokens_per_pack=budget):
-        rows_SL = gather_rows(policy.logprobs(pack, temperature=0.7), pack)
+        with (
+            mock.patch.object(prefix_tree, "MAX_KEY_GAP", gap),
+            mock.patch.object(prefix_tree, "BLOCK_TOKENS", block_tokens),
+        ):
+            rows_SL = gather_rows(policy.logprobs(pack, temperature=0.7), pack)
         weight_S1 = torch.tensor([[weights[index]] for index in pack.row_indices])
         loss = (rows_SL * weight_S1)[pack.mask_SL].sum()
         loss.backward()
