@@ -1,5 +1,6 @@
 """The text that an agent reads after a command."""
 
+from srl_swe.prompts import cut_middle
 from srl_swe.types import CommandResult
 
 
@@ -28,17 +29,3 @@ def format_observation(result: CommandResult, max_chars: int, *, timeout_s: floa
         return output
     gap = "" if not output or output.endswith("\n") else "\n"
     return output + gap + "\n".join(notes)
-
-
-def cut_middle(text: str, max_chars: int, *, omitted: int = 0) -> str:
-    """Keep the first and the last half of `max_chars` characters; `omitted` were left out of `text` before.
-
-    Example:
-        >>> cut_middle("abcdefghij", 4)
-        'ab\\n[… 6 characters left out …]\\nij'
-    """
-    if len(text) <= max_chars:
-        return text
-    head, tail = max_chars - max_chars // 2, max_chars // 2
-    num_omitted = len(text) - max_chars + omitted
-    return f"{text[:head]}\n[… {num_omitted} characters left out …]\n{text[len(text) - tail :] if tail else ''}"

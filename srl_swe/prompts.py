@@ -43,17 +43,17 @@ class PromptLimits:
             raise ConfigError(f"max_observation_chars must be at least 100, not {self.max_observation_chars}")
 
 
-def cut_middle(text: str, max_chars: int) -> str:
-    """Cut the middle out of a text longer than `max_chars`, and say in its place how much is missing.
+def cut_middle(text: str, max_chars: int, *, omitted: int = 0) -> str:
+    """Keep the first and the last half of `max_chars` characters; `omitted` were left out of `text` before.
 
     >>> cut_middle("abcdefghij", 4)
-    'ab\\n[6 characters left out]\\nij'
+    'ab\\n[… 6 characters left out …]\\nij'
     """
     if len(text) <= max_chars:
         return text
     tail = max_chars // 2
-    head = max_chars - tail
-    return f"{text[:head]}\n[{len(text) - max_chars} characters left out]\n{text[len(text) - tail :]}"
+    num_omitted = len(text) - max_chars + omitted
+    return f"{text[: max_chars - tail]}\n[… {num_omitted} characters left out …]\n{text[len(text) - tail :]}"
 
 
 def render(

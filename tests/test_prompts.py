@@ -78,6 +78,13 @@ def test_with_full_history_each_prompt_extends_the_one_before() -> None:
     assert all(longer.startswith(shorter) for shorter, longer in itertools.pairwise(texts))
 
 
+def test_cut_middle_by_hand() -> None:
+    assert cut_middle("abcde", 5) == "abcde"
+    assert cut_middle("abcdef", 5) == "abc\n[… 1 characters left out …]\nef"
+    assert cut_middle("abc", 1) == "a\n[… 2 characters left out …]\n"
+    assert cut_middle("abc", 2, omitted=7) == "a\n[… 8 characters left out …]\nc"
+
+
 @given(st.text(), st.integers(min_value=1, max_value=50))
 def test_cut_middle_keeps_head_and_tail(text: str, max_chars: int) -> None:
     cut = cut_middle(text, max_chars)
@@ -87,4 +94,4 @@ def test_cut_middle_keeps_head_and_tail(text: str, max_chars: int) -> None:
         tail = max_chars // 2
         assert cut.startswith(text[: max_chars - tail])
         assert cut.endswith(text[len(text) - tail :])
-        assert f"[{len(text) - max_chars} characters left out]" in cut
+        assert f"[… {len(text) - max_chars} characters left out …]" in cut

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from srl_swe.errors import MalformedCompletionError
+from srl_swe.rewards import MALFORMED_REWARD
 from srl_swe.training.advantages import SignalCounts, group_advantages
 from srl_swe.training.batches import Batch
 from srl_swe.training.config import TrainConfig
@@ -16,9 +17,6 @@ from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row
 from srl_swe.training.samplers import SampledCompletion, Sampler, mix_seed
 from srl_swe.types import Group, Rollout, StepExample
-
-MALFORMED_REWARD = -1.0
-"""arXiv 2510.25992, section 3."""
 
 logger = logging.getLogger(__name__)
 

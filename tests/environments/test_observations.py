@@ -2,7 +2,7 @@
 
 import pytest
 
-from srl_swe.environments.observations import cut_middle, format_observation
+from srl_swe.environments.observations import format_observation
 from srl_swe.types import CommandResult
 
 
@@ -27,9 +27,3 @@ def test_last_line_says_what_went_wrong(result: CommandResult, expected: str) ->
 def test_cut_counts_what_was_left_out_before() -> None:
     result = CommandResult(output="0123456789", exit_code=0, duration_s=0.1, omitted_bytes=1000)
     assert format_observation(result, 4) == "01\n[… 1006 characters left out …]\n89"
-
-
-def test_cut_keeps_exactly_the_limit() -> None:
-    assert cut_middle("abcde", 5) == "abcde"
-    assert cut_middle("abcdef", 5) == "abc\n[… 1 characters left out …]\nef"
-    assert cut_middle("abc", 1) == "a\n[… 2 characters left out …]\n"
