@@ -132,11 +132,11 @@ def test_the_function_that_the_test_calls_is_found_read_and_repaired(shell: Shel
     tree = tmp_path / "tree"
     completions = play(shell, bug("    return n + n", "    return n - n"), "tests/test_code.py::test_double", tree)
     assert [completion.action for completion in completions] == [
-        "python -m pytest -q --tb=short --disable-warnings tests/test_code.py::test_double",
+        "python -m pytest -q --tb=short -rN --disable-warnings tests/test_code.py::test_double",
         "grep -n 'def double(' pkg/code.py",
-        "sed -n 1,20p pkg/code.py",
+        "sed -n 1,16p pkg/code.py",
         "edit replace pkg/code.py <<'EOF'\n    return n - n\n=======\n    return n + n\nEOF",
-        "python -m pytest -q --tb=short --disable-warnings tests/test_code.py::test_double",
+        "python -m pytest -q --tb=short -rN --disable-warnings tests/test_code.py::test_double",
         "submit",
     ]
     assert completions[1].thought == "The error is `assert 0 == 8`. I look for double in pkg/code.py."

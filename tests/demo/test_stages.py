@@ -64,7 +64,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"num_instances": 3}, "num_instances must be at least 4, not 3"),
-        ({"num_held_out": 0}, "num_held_out must be 1 to 35"),
+        ({"num_held_out": 0}, "num_held_out must be 1 to 31"),
         ({"srl_iterations": 0}, "srl_iterations must be at least 1, not 0"),
         ({"max_observation_chars": 20}, "max_observation_chars"),
         ({"sft_learning_rate": 2.0}, "learning_rate"),

@@ -1,0 +1,111 @@
+"""The program as a user runs it, on real trajectories, a real instance and a real model."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+import srl_swe  # noqa: F401 - registers the environment
+from srl_swe.demo.model import ensure_model
+from srl_swe.environments.instances import load_instances
+from srl_swe.environments.leases import LABEL
+
+INSTANCE = "marshmallow-code__webargs.dbde72fe.func_basic__24h8gxtv"
+
+
+def srl(*words: object, timeout_s: float = 600) -> str:
+    outcome = subprocess.run(
+        [sys.executable, "-c", "from srl_swe.cli.main import main; main()", *map(str, words)],
+        capture_output=True, text=True, timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert outcome.returncode == 0, outcome.stdout[-3000:] + outcome.stderr[-3000:]
+    return outcome.stdout
+
+
+@pytest.fixture
+def instances(shared_data: Path) -> Path:
+    return shared_data / "pypi_swe" / "instances.jsonl"
+
+
+@pytest.fixture
+def no_containers_left() -> Iterator[None]:
+    from srl_swe.environments.container import Engine
+
+    with Engine.connect() as engine:
+        before = {name for name, _, _ in engine.list_labelled(LABEL)}
+        yield
+        assert {name for name, _, _ in engine.list_labelled(LABEL)} <= before
+
+
+def test_every_row_of_the_three_formats_compiles_or_has_a_reason(shared_data: Path, tmp_path: Path) -> None:
+    trajectories = shared_data / "trajectories"
+    names = ("swe_gym_openhands_sampled.jsonl", "swe_smith.jsonl", "mini_swe_agent", "expert_pypi")
+    printed = srl("data", "compile", *(trajectories / name for name in names), "--out", tmp_path / "steps")
+    assert "swe_gym_openhands_sampled" in printed
+    manifest = json.loads((tmp_path / "steps" / "manifest.json").read_text("utf-8"))
+    row_reasons = ("duplicate", "bad_field", "bad_json", "no_problem_statement", "no_instance_id", "no_steps")
+    dropped = sum(manifest["drops"].get(source, {}).get(reason, 0) for source in manifest["trajectories"]
+                  for reason in row_reasons)  # fmt: skip
+    assert sum(manifest["trajectories"].values()) + dropped == 31 + 19 + 42 + 58
+    assert manifest["trajectories"]["mini_swe_agent"] == 42 + 58
+
+    shown = srl("data", "show", tmp_path / "steps", "--index", 3)
+    assert "expert's" in shown
+    assert "```bash" in shown
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("no_containers_left")
+def test_gold_resolves_and_is_not_graded_twice(instances: Path, tmp_path: Path) -> None:
+    words = ("eval", "--gold", "--instances", instances, "--instance-ids", INSTANCE, "--output", tmp_path / "gold")
+    assert "1/1" in srl(*words)
+    (verdict,) = (tmp_path / "gold" / "results").rglob("*.json")
+    graded = verdict.stat().st_mtime_ns
+    assert "1/1" in srl(*words)
+    assert verdict.stat().st_mtime_ns == graded
+    report = json.loads((tmp_path / "gold" / "report.json").read_text("utf-8"))
+    assert report["resolved_ids"] == [INSTANCE]
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("no_containers_left")
+def test_ten_lines_solve_a_real_instance(instances: Path) -> None:
+    (instance,) = (row for row in load_instances(instances) if row.instance_id == INSTANCE)
+    commands = [f"git apply <<'PATCH'\n{instance.gold_patch}PATCH", "git diff --stat", "submit"]
+
+    env = gym.make("srl_swe/SWE-v0", instances=str(instances), instance_id=INSTANCE)
+    observation, info = env.reset(seed=0)
+    done, reward = False, 0.0
+    while not done:
+        _, reward, terminated, truncated, info = env.step(commands.pop(0))
+        done = terminated or truncated
+    env.close()
+
+    assert info["verdict"].status == "resolved"
+    assert reward == 1.0
+
+
+@pytest.mark.docker
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_containers_left")
+def test_a_model_is_trained_and_acts(shared_data: Path, instances: Path, tmp_path: Path) -> None:
+    steps, runs = tmp_path / "steps", tmp_path / "runs"
+    srl("data", "compile", shared_data / "trajectories" / "expert_pypi", "--out", steps)
+    small = ("--max-prompt-tokens", 700, "--max-completion-tokens", 32, "--max-observation-chars", 200)
+    train = ("train", "--data", steps, "--model", ensure_model(), "--output", runs, "--method", "sft", *small,
+             "--num-iterations", 1, "--prompts-per-iteration", 2, "--validation-examples", 1,
+             "--tokens-per-pack", 1024, "--cached-tokens", 4096)  # fmt: skip
+    assert "held-out mean reward" in srl(*train)
+
+    printed = srl("eval", "--model", runs / "last", "--instances", instances, "--instance-ids", INSTANCE,
+                  "--output", tmp_path / "acted", "--max-steps", 2, "--max-malformed", 2,
+                  "--max-completion-tokens", 32)  # fmt: skip
+    assert "/1" in printed
+    record = json.loads((tmp_path / "acted" / "trajectories" / f"{INSTANCE}.traj.json").read_text("utf-8"))
+    # The model acts on prompts of the size that it was trained on, without being told again.
+    assert record["info"]["config"]["agent"]["limits"]["max_observation_chars"] == 200
