@@ -14,9 +14,9 @@ from srl_swe.demo.instances import Repair
 from srl_swe.trajectories.actions import SUBMIT, edit_replace
 from srl_swe.types import Completion
 
-WINDOW_LINES = 20
+WINDOW_LINES = 16
 """About as much as a short prompt shows of an observation."""
-MAX_WINDOWS = 5
+MAX_WINDOWS = 6
 LINES_AROUND_FRAME = 8
 
 REASONS = {
@@ -56,7 +56,7 @@ def repair_script(problem_statement: str, repair: Repair) -> Script:
         ExpertGaveUpError: out of `send`, when what was seen does not lead on.
     """
     test = _failing_test(problem_statement)
-    run_test = f"python -m pytest -q --tb=short --disable-warnings {shlex.quote(test)}"
+    run_test = f"python -m pytest -q --tb=short -rN --disable-warnings {shlex.quote(test)}"
     answer = yield Completion(
         thought=f"The issue says that {_name(test)} fails. I run this test to see the error.", action=run_test
     )

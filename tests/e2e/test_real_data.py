@@ -79,6 +79,7 @@ def test_ten_lines_solve_a_real_instance(instances: Path) -> None:
 
     env = gym.make("srl_swe/SWE-v0", instances=str(instances), instance_id=INSTANCE)
     observation, info = env.reset(seed=0)
+    assert observation == instance.problem_statement
     done, reward = False, 0.0
     while not done:
         _, reward, terminated, truncated, info = env.step(commands.pop(0))
