@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from srl_swe.environments.leases import LABEL, owner_labels
-from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError
+from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError, SrlSweError
 from srl_swe.evaluation.pool import WorkPool
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
@@ -225,7 +225,9 @@ def _as_verdict(instance: Instance, outcome: Verdict | Exception) -> Verdict:
     if isinstance(outcome, MissingExtraError):
         raise outcome  # no instance can be graded without it
     reason = f"{type(outcome).__name__}: {outcome}"
-    logger.warning("%s has no verdict: %s", instance.instance_id, reason, exc_info=outcome)
+    # Our own errors say all that is to be said; what we did not expect needs its trace.
+    trace = None if isinstance(outcome, SrlSweError) else outcome
+    logger.warning("%s has no verdict: %s", instance.instance_id, reason, exc_info=trace)
     return Verdict(instance_id=instance.instance_id, status="invalid", reason=reason)
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from srl_swe.errors import CheckpointError
+from srl_swe.files import write_atomically
 from srl_swe.training.domain import OPTIONS_FILE, Domain
 from srl_swe.training.policy import Policy
 
@@ -132,19 +133,15 @@ def remove_unfinished(run: Path) -> None:
         shutil.rmtree(folder)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_record(path: Path, text: str) -> None:
     """Replace a file so that a reader sees the old or the new text.
 
     Raises:
         CheckpointError: the old file is untouched.
     """
-    temporary = path.with_name(f".writing-{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(path)
+        write_atomically(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from srl_swe.errors import CheckpointError, DataError
-from srl_swe.training.checkpoint import write_atomically
+from srl_swe.training.checkpoint import write_record
+
+METRICS_FILE = "metrics.jsonl"
 
 LINE_METRICS = (
     ("loss", "train/loss"),
@@ -36,7 +38,7 @@ class MetricsLog:
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if self._iteration(line) <= last_iteration]
-        write_atomically(path, "".join(f"{line}\n" for line in kept))
+        write_record(path, "".join(f"{line}\n" for line in kept))
 
     def append(self, metrics: Mapping[str, float]) -> None:
         """Write one line."""

@@ -22,12 +22,12 @@ from srl_swe.training.checkpoint import (
     load_state,
     newest_checkpoint,
     remove_unfinished,
-    write_atomically,
+    write_record,
 )
 from srl_swe.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
 from srl_swe.training.data_order import choose_subset, fingerprint
 from srl_swe.training.domain import Domain
-from srl_swe.training.metrics import MetricsLog, RunDisplay, tracker_config
+from srl_swe.training.metrics import METRICS_FILE, MetricsLog, RunDisplay, tracker_config
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import Sampler, TransformersSampler
 from srl_swe.types import StepExample
@@ -108,7 +108,7 @@ def open_run(
                     sampler=TransformersSampler(
                         policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
                     ),
-                    log=MetricsLog(config.output / "metrics.jsonl", last_iteration=state.iteration or -1),
+                    log=MetricsLog(config.output / METRICS_FILE, last_iteration=state.iteration or -1),
                     display=display,
                     state=state,
                 )
@@ -200,14 +200,15 @@ def _claim_output(config: TrainConfig, options: Mapping[str, object]) -> None:
             raise ConfigError(f"{path} is not JSON ({error}); choose another output folder") from error
         names = sorted((options.keys() | earlier.keys()) - MAY_CHANGE_ON_RESUME)
         differing = [name for name in names if earlier.get(name) != options.get(name)]
-        if differing:
+        # A run that failed before its first line of metrics (a wrong model folder, say) left nothing to protect.
+        if differing and (run / METRICS_FILE).exists():
             found = "; ".join(f"{name}: {earlier.get(name)!r} then, {options.get(name)!r} now" for name in differing)
             raise ConfigError(
                 f"output folder {run} holds a run that differs ({found}). Choose another output folder, or give the "
                 "same options and data to go on."
             )
         remove_unfinished(run)
-    write_atomically(path, json.dumps(options, indent=1) + "\n")
+    write_record(path, json.dumps(options, indent=1) + "\n")
 
 
 def _how_to_resume(config: TrainConfig) -> str:

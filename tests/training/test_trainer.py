@@ -12,7 +12,7 @@ from srl_swe.training.trainer import train
 from srl_swe.training.update import update_policy
 
 from .run_tiny import tiny_config
-from .tiny import DOMAIN, make_examples
+from .tiny import DOMAIN, make_examples, write_model
 
 TRAIN, HELD_OUT = make_examples(20), make_examples(8, prefix="v")
 
@@ -101,3 +101,11 @@ def test_bad_input(tiny_model: Path, tmp_path: Path) -> None:
         train(tiny_config(tiny_model, tmp_path / "c", "sft", **long), TRAIN, HELD_OUT, DOMAIN)
     with pytest.raises(ModelError, match="no model folder"):
         train(tiny_config(tmp_path / "nowhere", tmp_path / "d", "sft"), TRAIN, HELD_OUT, DOMAIN)
+
+
+def test_a_run_that_never_began_does_not_hold_its_folder(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    with pytest.raises(ModelError):
+        train(tiny_config(tmp_path / "absent", output, "sft", num_iterations=1), make_examples(4), (), DOMAIN)
+    config = tiny_config(write_model(tmp_path / "model"), output, "sft", num_iterations=1)
+    assert train(config, make_examples(4), (), DOMAIN).iterations == 1
