@@ -43,6 +43,8 @@ _INIT = "exec 3<> <(:); while :; do read -r -N 1 -u 3 _; done"
 _HOSTNAME = "srl-swe"
 _DEFAULT_LIMITS = ContainerLimits()
 _MAX_ARCHIVE_BYTES = 1 << 30
+_LATE_OUTPUT_S = 2.0
+"""How long output is waited for after its program ended."""
 _MISSING_PROGRAM = re.compile(r"no such file|not found|permission denied|exec format error", re.IGNORECASE)
 
 _open_containers: dict[str, "Container"] = {}
@@ -162,13 +164,9 @@ class Container:
             ["/bin/sh", "-c", script, "sh", mark.decode(), *argv], environment=environment, workdir=workdir
         )
         errors, ended = bytearray(), False
+        until, quiet_s = started + timeout_s, 0.02
         try:
-            quiet_s = 0.02
-            while True:
-                left_s = started + timeout_s - time.monotonic()
-                if left_s <= 0:
-                    timed_out = True
-                    break
+            while (left_s := until - time.monotonic()) > 0:
                 payloads = stream.receive(timeout_s=min(quiet_s, left_s))
                 if payloads is None:
                     break
@@ -177,14 +175,12 @@ class Container:
                         output.add(payload)
                     elif len(errors) < 4096:
                         errors += payload
-                if payloads:
-                    quiet_s = 0.02
-                elif ended:
-                    break
-                else:
-                    # Something in the background may hold its output open; one more look fetches the last of it.
-                    ended = quiet_s >= 0.1 and self.exec_exit_code(exec_id) is not None
-                    quiet_s = 0.2 if ended else min(2 * quiet_s, 1.0)
+                quiet_s = 0.02 if payloads else min(2 * quiet_s, 1.0)
+                if quiet_s >= 0.1 and not ended and self.exec_exit_code(exec_id) is not None:
+                    # Something in the background may hold its output open; a busy engine delivers late.
+                    ended, until = True, min(until, time.monotonic() + _LATE_OUTPUT_S)
+            else:
+                timed_out = not ended
         finally:
             stream.close()
         if timed_out:
