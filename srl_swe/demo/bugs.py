@@ -7,8 +7,12 @@ here: whether a candidate is a bug at all, the package's own tests decide (`srl_
 import ast
 import random
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from git import Git
 
 from srl_swe.demo.edits import Edit, edits
 
@@ -26,9 +30,18 @@ class Bug:
     """Name of the outermost function or method that holds the change."""
     line: int
     """First line of the change in the broken file, from 1 (where a line was dropped: the line that took its place)."""
+    source: str
     broken_source: str
-    bug_patch: str
-    gold_patch: str
+
+    @property
+    def bug_patch(self) -> str:
+        """Return the diff that breaks the file."""
+        return file_patch(self.path, self.source, self.broken_source)
+
+    @property
+    def gold_patch(self) -> str:
+        """Return the diff that repairs the file."""
+        return file_patch(self.path, self.broken_source, self.source)
 
 
 def candidate_bugs(source: str, path: str, rng: random.Random) -> Iterator[Bug]:
@@ -53,9 +66,8 @@ def candidate_bugs(source: str, path: str, rng: random.Random) -> Iterator[Bug]:
                 class_name=edit.class_name,
                 function=edit.function,
                 line=data[: edit.start].count(b"\n") + 1,
+                source=source,
                 broken_source=broken,
-                bug_patch=file_patch(path, source, broken),
-                gold_patch=file_patch(path, broken, source),
             )
 
 
@@ -75,25 +87,19 @@ def _kinds_in_turn(found: set[Edit], rng: random.Random) -> Iterator[Edit]:
                 del by_kind[kind]
 
 
-def file_patch(path: str, before: str, after: str, num_context: int = 3) -> str:
-    """Return the unified diff of one contiguous change, as `git apply` takes it; "" when nothing changed."""
-    if before == after:
-        return ""
-    old, new = _lines(before), _lines(after)
-    head, tail = _common_ends(old, new)
-    first = max(0, head - num_context)
-    num_after = min(num_context, tail)
-    old_end, new_end = len(old) - tail, len(new) - tail
-    body = [
-        *(" " + line for line in old[first:head]),
-        *("-" + line for line in old[head:old_end]),
-        *("+" + line for line in new[head:new_end]),
-        *(" " + line for line in old[old_end : old_end + num_after]),
-    ]
-    old_range = f"{first + 1},{old_end + num_after - first}"
-    new_range = f"{first + 1},{new_end + num_after - first}"
-    text = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in body)
-    return f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -{old_range} +{new_range} @@\n{text}"
+def file_patch(path: str, before: str, after: str) -> str:
+    """Return git's diff of one text file, as `git apply` takes it; "" when nothing changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        for side, text in (("a", before), ("b", after)):
+            file = Path(folder, side, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(text.encode())
+        # Exit code 1 only says that there is a difference.
+        patch: str = Git(folder).diff(
+            "--no-index", "--full-index", "--no-prefix", "--no-color", "--no-ext-diff", f"a/{path}", f"b/{path}",
+            with_exceptions=False, strip_newline_in_stdout=False,
+        )  # fmt: skip
+        return patch
 
 
 def replacement(before: str, after: str) -> tuple[str, str]:

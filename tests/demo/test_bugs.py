@@ -2,6 +2,7 @@
 
 import ast
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -108,7 +109,8 @@ def test_git_applies_the_patches_both_ways(tmp_path: Path) -> None:
 
 
 def test_a_missing_final_newline_is_said() -> None:
-    assert file_patch("a", "x\ny", "x\nz") == (
+    patch = file_patch("a", "x\ny", "x\nz")
+    assert re.sub(r"index \w+\.\.\w+ \d+\n", "", patch) == (
         "diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -1,2 +1,2 @@\n x\n-y\n\\ No newline at end of file\n"
         "+z\n\\ No newline at end of file\n"
     )
