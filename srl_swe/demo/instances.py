@@ -172,7 +172,7 @@ def _candidates(package: DemoPackage, sources: Mapping[str, str], seed: int) -> 
 
 
 def _bug_id(bug: Bug) -> str:
-    return f"{bug.kind}__{hashlib.sha256(f'{bug.path}\n{bug.broken_source}'.encode()).hexdigest()[:8]}"
+    return f"{bug.kind}__{hashlib.sha256((bug.path + bug.broken_source).encode()).hexdigest()[:8]}"
 
 
 def _record(package: DemoPackage, bug: Bug, source: str, verdict: Proven | str) -> dict[str, Any]:
