@@ -23,5 +23,5 @@ RUN set -eu; \
     cd "${WORKDIR}"; \
     PIP_NO_INDEX=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore bash -eu /srl_build/install.sh; \
     find "${WORKDIR}" -name __pycache__ -type d -prune -exec rm -rf {} +; \
-    rm -rf /srl_build /tmp/* /root/.cache
+    rm -rf /srl_build /tmp/* ~/.cache
 WORKDIR ${WORKDIR}

@@ -158,10 +158,10 @@ def test_a_directory_that_is_gone_is_replaced_by_the_first_one(shell: Shell) -> 
 def test_a_fork_bomb_costs_the_shell_and_no_more(engine: Engine) -> None:
     limits = ContainerLimits(memory_bytes=256 << 20, max_processes=64)
     with Container.start(engine, IMAGE, limits=limits) as container, Shell(container, workdir="/root") as shell:
-        _run(shell, "echo kept > /root/file")
+        _run(shell, "echo kept > /srv/file")
         result = _run(shell, "bomb() { bomb | bomb & }; bomb; sleep 600", timeout_s=2)
         assert result.timed_out and result.shell_replaced and result.duration_s < 20
-        assert _run(shell, "cat /root/file; ps -e --no-headers | wc -l").output == "kept\n4\n"
+        assert _run(shell, "cat /srv/file; ps -e --no-headers | wc -l").output == "kept\n4\n"
 
 
 @pytest.mark.slow
