@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests use."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is not here ({folder}); set SRL_SWE_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Where the suite was started in the background, SIGINT is ignored, and child processes would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

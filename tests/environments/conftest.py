@@ -95,7 +95,7 @@ def tiny_row(tiny_sdist: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def build_cache(tmp_path_factory: pytest.TempPathFactory, tiny_sdist: Path) -> Iterator[Path]:
     """An empty cache folder, and pip's find-links pointing at tiny_sdist besides what the host configures."""
     folder = tmp_path_factory.mktemp("cache")
@@ -105,7 +105,7 @@ def build_cache(tmp_path_factory: pytest.TempPathFactory, tiny_sdist: Path) -> I
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def build_engine(build_cache: Path) -> Iterator[Engine]:
     """The engine, with the cache of `build_cache`; images of the tiny package are removed at the end."""
     try:
