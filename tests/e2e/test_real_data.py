@@ -97,10 +97,10 @@ def test_ten_lines_solve_a_real_instance(instances: Path) -> None:
 def test_a_model_is_trained_and_acts(shared_data: Path, instances: Path, tmp_path: Path) -> None:
     steps, runs = tmp_path / "steps", tmp_path / "runs"
     srl("data", "compile", shared_data / "trajectories" / "expert_pypi", "--out", steps)
-    small = ("--max-prompt-tokens", 700, "--max-completion-tokens", 32, "--max-observation-chars", 200)
+    small = ("--max-prompt-tokens", 1200, "--max-completion-tokens", 96, "--max-observation-chars", 200)
     train = ("train", "--data", steps, "--model", ensure_model(), "--output", runs, "--method", "sft", *small,
              "--num-iterations", 1, "--prompts-per-iteration", 2, "--validation-examples", 1,
-             "--tokens-per-pack", 1024, "--cached-tokens", 4096)  # fmt: skip
+             "--tokens-per-pack", 1400, "--cached-tokens", 4096)  # fmt: skip
     assert "held-out mean reward" in srl(*train)
 
     printed = srl("eval", "--model", runs / "last", "--instances", instances, "--instance-ids", INSTANCE,
