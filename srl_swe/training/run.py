@@ -90,8 +90,9 @@ def open_run(
         policy, optimizer, state = _load(config, accelerator)
         with RunDisplay() as display:
             usable = _select(train_examples, config.method == "sft", policy, domain, config, display)
-            chosen = choose_subset(len(validation_examples), count=config.validation_examples, seed=config.seed)
-            held_out = [validation_examples[index] for index in chosen]
+            # What is too long is no candidate, so that the number asked for is reached where it can be.
+            held_out = _select(validation_examples, False, policy, domain, config, display)
+            chosen = choose_subset(len(held_out), count=config.validation_examples, seed=config.seed)
             num_iterations = config.count_iterations(len(usable))
             display.begin(num_iterations, done=state.iteration)
             accelerator.init_trackers("srl_swe", config=tracker_config(config.as_json()))
@@ -100,7 +101,7 @@ def open_run(
                     config=config,
                     domain=domain,
                     train_examples=usable,
-                    validation_examples=_select(held_out, False, policy, domain, config, display),
+                    validation_examples=tuple(held_out[index] for index in chosen),
                     num_iterations=num_iterations,
                     accelerator=accelerator,
                     policy=policy,
