@@ -12,7 +12,7 @@ import pytest
 import srl_swe  # noqa: F401 - registers the environment
 from srl_swe.demo.model import ensure_model
 from srl_swe.environments.instances import load_instances
-from srl_swe.environments.leases import LABEL
+from srl_swe.environments.leases import LABEL, is_abandoned
 
 INSTANCE = "marshmallow-code__webargs.dbde72fe.func_basic__24h8gxtv"
 
@@ -33,12 +33,13 @@ def instances(shared_data: Path) -> Path:
 
 @pytest.fixture
 def no_containers_left() -> Iterator[None]:
+    """The commands have ended when a test has, so whatever they left has a dead owner."""
+    yield
     from srl_swe.environments.container import Engine
 
     with Engine.connect() as engine:
-        before = {name for name, _, _ in engine.list_labelled(LABEL)}
-        yield
-        assert {name for name, _, _ in engine.list_labelled(LABEL)} <= before
+        left = [name for name, labels, running in engine.list_labelled(LABEL) if is_abandoned(labels, running=running)]
+    assert not left
 
 
 def test_every_row_of_the_three_formats_compiles_or_has_a_reason(shared_data: Path, tmp_path: Path) -> None:
