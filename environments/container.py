@@ -1,10 +1,11 @@
 """One container: its start with limits, commands, files, and its certain end.
 
-Left out: the engine and the limits (`engine.py`, `limits.py`; re-exported here), the persistent shell
-(`shell.py`), images (`images.py`), ownership (`leases.py`).
+Left out: the engine (`engine.py`), the persistent shell (`shell.py`), images (`images.py`), ownership
+(`leases.py`), the watch over what is written to disk (`disk_watch.py`).
 """
 
 import atexit
+import contextlib
 import io
 import logging
 import os
@@ -16,31 +17,22 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from docker.errors import NotFound
-
-from srl_swe.environments.engine import Engine, engine_errors
-from srl_swe.environments.leases import owner_labels
+from srl_swe.environments.disk_watch import DiskWatch
+from srl_swe.environments.engine import STDERR, ContainerSpec, Engine, Exec
+from srl_swe.environments.leases import lease_label, owner_labels, ownerless_labels
 from srl_swe.environments.limits import ContainerLimits
-from srl_swe.environments.streams import STDERR, ExecStream, OutputBuffer
-from srl_swe.errors import (
-    ContainerError,
-    DataError,
-    EngineTimeoutError,
-    EngineUnavailableError,
-)
+from srl_swe.environments.streams import OutputBuffer
+from srl_swe.errors import ContainerError, DataError, EngineTimeoutError, EngineUnavailableError
 from srl_swe.types import CommandResult
-
-__all__ = ["Container", "ContainerLimits", "Engine", "engine_errors"]
 
 LOGGER = logging.getLogger(__name__)
 
 # PID 1 waits on a pipe that it alone holds. It never forks, so a fork bomb cannot end it; bash reaps
-# orphans while it waits; the kernel keeps signals from inside the container away from it. An init
-# process with a child would end with that child at the first `kill -9 -1`, the container with it.
+# orphans while it waits (not with a time limit to `read`); the kernel keeps signals from inside the container away
+# from it. An init process with a child would end with that child at the first `kill -9 -1`, the container with it.
 _INIT = "exec 3<> <(:); while :; do read -r -N 1 -u 3 _; done"
-_HOSTNAME = "srl-swe"
 _DEFAULT_LIMITS = ContainerLimits()
 _MAX_ARCHIVE_BYTES = 1 << 30
 _LATE_OUTPUT_S = 2.0
@@ -48,7 +40,10 @@ _LATE_OUTPUT_S = 2.0
 _MISSING_PROGRAM = re.compile(r"no such file|not found|permission denied|exec format error", re.IGNORECASE)
 
 _open_containers: dict[str, "Container"] = {}
+_doomed: list["Container"] = []
+"""Closed by their users while the engine failed; removed as soon as it answers again."""
 _lock = threading.Lock()
+_disk_watch = DiskWatch()
 
 
 class Container:
@@ -58,13 +53,16 @@ class Container:
     what is still open, and the next process removes what a killed one left.
     """
 
-    def __init__(self, engine: Engine, container_id: str, *, name: str, workdir: str) -> None:
+    def __init__(self, engine: Engine, name: str, *, workdir: str, limits: ContainerLimits) -> None:
         self.engine = engine
-        self.id = container_id
         self.name = name
+        """Also its id for the engine."""
         self.workdir = workdir
+        self.limits = limits
         self.num_kills = 0
-        """How often `kill_processes` ran; a shell opened before the last one is dead."""
+        """How often its processes were ended; a shell opened before the last time is dead."""
+        self.ended_by = ""
+        """Why its processes were ended from outside since this was last emptied; "" = they were not."""
         self._owner_pid = os.getpid()
         self._closed = False
 
@@ -77,55 +75,40 @@ class Container:
         workdir: str = "/",
         limits: ContainerLimits = _DEFAULT_LIMITS,
         name_hint: str = "",
+        capabilities: Sequence[str] = (),
     ) -> Self:
         """Start a container of an image that the engine has.
 
-        `name_hint` becomes part of the container's name, for people who look at `docker ps`.
+        `name_hint` becomes part of the container's name, for people who look at `docker ps`. `capabilities` are
+        for our own work on an image in which nothing hostile has run.
 
         Raises:
             ImageError: the engine does not have the image.
             ContainerError: it could not be created or started.
         """
+        _remove_doomed()
         hint = re.sub(r"[^a-zA-Z0-9_.-]+", "-", name_hint).strip("-.")[:60]
         name = "-".join(part for part in ("srl-swe", hint, secrets.token_hex(6)) if part)
-        api = engine.client.api
-        what = f"cannot start a container of image {image!r}"
-        with engine_errors(what):
-            cpus = min(limits.cpus, float(api.info()["NCPU"]))
-            created = api.create_container(
-                image,
-                entrypoint=["/bin/bash", "--norc", "--noprofile", "-c", _INIT],
-                command=[],
-                name=name,
-                hostname=_HOSTNAME,
-                user="0:0",
-                working_dir=workdir,
-                labels=owner_labels(),
-                use_config_proxy=False,
-                healthcheck={"Test": ["NONE"]},
-                host_config=api.create_host_config(
-                    network_mode="bridge" if limits.network else "none",
-                    cap_drop=["ALL"],
-                    security_opt=["no-new-privileges:true"],
-                    mem_limit=limits.memory_bytes,
-                    memswap_limit=limits.memory_bytes,
-                    nano_cpus=int(cpus * 1e9),
-                    pids_limit=limits.max_processes,
-                    ulimits=[{"Name": "core", "Soft": 0, "Hard": 0}],
-                    # What is written to /proc/1/fd/1 would otherwise fill the host's disk.
-                    log_config={"Type": "none", "Config": {}},
-                    ipc_mode="private",
-                ),
-            )
-        container = cls(engine, created["Id"], name=name, workdir=workdir)
+        spec = ContainerSpec(
+            image=image,
+            name=name,
+            labels={**owner_labels(), **lease_label(limits.lifetime_s)},
+            limits=limits,
+            init=("/bin/bash", "--norc", "--noprofile", "-c", _INIT),
+            workdir=workdir,
+            capabilities=tuple(capabilities),
+        )
+        container = cls(engine, name, workdir=workdir, limits=limits)
+        # Known before it exists: an interrupt in the middle of the call must not lose it.
         with _lock:
-            _open_containers[container.id] = container
+            _open_containers[name] = container
         try:
-            with engine_errors(what):
-                api.start(container.id)
+            engine.start(spec)
         except BaseException:
-            container.close()
+            with contextlib.suppress(ContainerError):
+                container.close()
             raise
+        _disk_watch.add(container)
         return container
 
     def __enter__(self) -> Self:
@@ -144,12 +127,13 @@ class Container:
         max_output_bytes: int = 1 << 20,
         environment: Mapping[str, str] | None = None,
         workdir: str | None = None,
+        user: str | None = None,
     ) -> CommandResult:
         """Run a program beside the shell, stdin empty, and return its merged output and exit code.
 
         At the time limit every process of the container is ended (so that nothing the program started
         survives); an open Shell notices and comes back at its next command. What the program leaves
-        running in the background before the limit is left alone.
+        running in the background before the limit is left alone. `user` None means the one of the limits.
 
         Raises:
             ContainerError: the program could not be started, or the container died.
@@ -160,14 +144,14 @@ class Container:
         # (for example that it could not fork) would pass for output.
         mark = secrets.token_hex(16).encode()
         script = 'printf %s "$1" >&2; shift; exec "$@" 2>&1'
-        exec_id, stream = self.open_exec(
-            ["/bin/sh", "-c", script, "sh", mark.decode(), *argv], environment=environment, workdir=workdir
+        execution = self.open_exec(
+            ["/bin/sh", "-c", script, "sh", mark.decode(), *argv], environment=environment, workdir=workdir, user=user
         )
         errors, ended = bytearray(), False
         until, quiet_s = started + timeout_s, 0.02
         try:
             while (left_s := until - time.monotonic()) > 0:
-                payloads = stream.receive(timeout_s=min(quiet_s, left_s))
+                payloads = execution.receive(timeout_s=min(quiet_s, left_s))
                 if payloads is None:
                     break
                 for source, payload in payloads:
@@ -176,16 +160,16 @@ class Container:
                     elif len(errors) < 4096:
                         errors += payload
                 quiet_s = 0.02 if payloads else min(2 * quiet_s, 1.0)
-                if quiet_s >= 0.1 and not ended and self.exec_exit_code(exec_id) is not None:
+                if quiet_s >= 0.1 and not ended and execution.exit_code() is not None:
                     # Something in the background may hold its output open; a busy engine delivers late.
                     ended, until = True, min(until, time.monotonic() + _LATE_OUTPUT_S)
             else:
                 timed_out = not ended
         finally:
-            stream.close()
+            execution.close()
         if timed_out:
             self.kill_processes()
-        exit_code = None if timed_out else self._await_exit_code(exec_id)
+        exit_code = None if timed_out else self._await_exit_code(execution)
         if mark not in errors and not timed_out:
             said = (bytes(errors) + output.content()).decode(errors="replace").strip()
             self.require_running()
@@ -202,11 +186,16 @@ class Container:
 
     def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         """Write a file at an absolute path, missing folders included, owned by root."""
+        self.write_files({path: data}, mode=mode)
+
+    def write_files(self, files: Mapping[str, bytes], *, mode: int = 0o644) -> None:
+        """Write files at absolute paths in one go, missing folders included, owned by root."""
         tar = io.BytesIO()
         with tarfile.open(fileobj=tar, mode="w") as archive:
-            entry = tarfile.TarInfo(_absolute(path).lstrip("/"))
-            entry.size, entry.mode, entry.mtime = len(data), mode, int(time.time())
-            archive.addfile(entry, io.BytesIO(data))
+            for path, data in files.items():
+                entry = tarfile.TarInfo(_absolute(path).lstrip("/"))
+                entry.size, entry.mode, entry.mtime = len(data), mode, int(time.time())
+                archive.addfile(entry, io.BytesIO(data))
         self.put_archive("/", tar.getvalue())
 
     def read_file(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
@@ -219,13 +208,13 @@ class Container:
         """
         target = _absolute(path)
         for _ in range(20):
-            tar, stat = self._get_archive(target, max_bytes=max_bytes + (1 << 20))
+            tar, link = self._get_archive(target, max_bytes=max_bytes + (1 << 20))
             with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
                 entry = archive.next()
                 if entry is None:
                     raise FileNotFoundError(f"{path}: no such file in container {self.name}")
                 if entry.issym():
-                    target = posixpath.normpath(posixpath.join(posixpath.dirname(target), stat["linkTarget"]))
+                    target = posixpath.normpath(posixpath.join(posixpath.dirname(target), link))
                     continue
                 content = archive.extractfile(entry)
                 if content is None:
@@ -245,18 +234,36 @@ class Container:
 
     def put_archive(self, folder: str, tar: bytes) -> None:
         """Unpack a tar into an existing folder."""
-        with engine_errors(f"container {self.name}: cannot write into {folder}"):
-            self.engine.client.api.put_archive(self.id, _absolute(folder), tar)
+        self._require_open()
+        self.engine.put_archive(self.name, _absolute(folder), tar)
 
-    def kill_processes(self) -> None:
+    def commit(
+        self,
+        image: str,
+        *,
+        labels: Mapping[str, str],
+        environment: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+    ) -> None:
+        """Keep the files as an image that inherits no owner; processes are paused meanwhile.
+
+        `environment` and `workdir` are what the image's containers start with; None keeps those of this one's image.
+        """
+        self._require_open()
+        labels = {**ownerless_labels(), **labels}
+        self.engine.commit(self.name, image, labels=labels, environment=environment, workdir=workdir)
+
+    def kill_processes(self, *, because: str = "") -> None:
         """End every process except init, however it was started; files stay.
 
         Works under a fork bomb: where no exec gets through, the engine ends the container and starts it again.
+        `because` is what `ended_by` says afterwards.
 
         Raises:
             ContainerError: the container did not come back.
         """
         self.num_kills += 1
+        self.ended_by = because
         for shell in ("/bin/bash", "/bin/sh"):
             ended, said = self._kill_all(shell)
             if ended:
@@ -267,31 +274,46 @@ class Container:
             # Init needs bash as well: a restart would only end the container.
             raise ContainerError(f"container {self.name}: its processes cannot be ended, it has no shell left: {said}")
         LOGGER.debug("container %s: no exec gets through, restarting it: %s", self.name, said)
-        with engine_errors(f"container {self.name}: cannot restart it to end its processes"):
-            self.engine.client.api.restart(self.id, timeout=0)
+        self.engine.restart(self.name)
         self.require_running()
 
     def is_running(self) -> bool:
         """Ask the engine whether the container still runs."""
-        return not self._closed and bool(self._state().get("Running"))
+        return not self._closed and self.engine.state(self.name).running
 
     def require_running(self) -> None:
         """Raise ContainerError, saying why if the engine knows, unless the container runs."""
-        if self._closed:
-            raise ContainerError(f"container {self.name} is closed")
-        state = self._state()
-        if not state.get("Running"):
-            why = "out of memory" if state.get("OOMKilled") else f"exit code {state.get('ExitCode')}"
-            raise ContainerError(f"container {self.name} no longer runs ({state.get('Status')}, {why})")
+        self._require_open()
+        state = self.engine.state(self.name)
+        if not state.running:
+            why = "out of memory" if state.out_of_memory else f"exit code {state.exit_code}"
+            raise ContainerError(f"container {self.name} no longer runs ({state.status}, {why})")
+
+    def unwatch_disk(self) -> None:
+        """Stop looking at how much is written: for our own work, after the last command of an agent."""
+        _disk_watch.discard(self)
 
     def close(self) -> None:
-        """End and remove the container; idempotent."""
+        """End and remove the container; idempotent.
+
+        Raises:
+            ContainerError: the engine failed; it is removed as soon as the engine answers again.
+        """
         if self._closed:
             return
-        self.engine.remove(self.id)
+        _disk_watch.discard(self)
+        try:
+            self.engine.remove(self.name)
+        except ContainerError:
+            with _lock:
+                if self not in _doomed:
+                    _doomed.append(self)
+            raise
         self._closed = True
         with _lock:
-            _open_containers.pop(self.id, None)
+            _open_containers.pop(self.name, None)
+            if self in _doomed:
+                _doomed.remove(self)
 
     def open_exec(
         self,
@@ -300,31 +322,27 @@ class Container:
         stdin: bool = False,
         environment: Mapping[str, str] | None = None,
         workdir: str | None = None,
-    ) -> tuple[str, ExecStream]:
-        """Start a program and return the exec's id and its stream, for callers that talk to it."""
+        user: str | None = None,
+    ) -> Exec:
+        """Start a program whose streams the caller reads and closes; `user` None means the one of the limits."""
+        self._require_open()
+        return self.engine.exec(
+            self.name,
+            argv,
+            user=user or self.limits.user,
+            stdin=stdin,
+            environment=environment,
+            workdir=workdir or self.workdir,
+        )
+
+    def _require_open(self) -> None:
         if self._closed:
             raise ContainerError(f"container {self.name} is closed")
-        api = self.engine.client.api
-        with engine_errors(f"container {self.name}: cannot run {argv[0]!r}"):
-            created = api.exec_create(
-                self.id,
-                list(argv),
-                stdin=stdin,
-                environment=dict(environment or {}),
-                workdir=workdir or self.workdir,
-            )
-            return created["Id"], ExecStream(api.exec_start(created["Id"], socket=True))
 
-    def exec_exit_code(self, exec_id: str) -> int | None:
-        """Return the exit code of an exec, None while it runs."""
-        with engine_errors(f"container {self.name}: cannot ask for the state of a command"):
-            state: dict[str, Any] = self.engine.client.api.exec_inspect(exec_id)
-        return None if state["Running"] else state["ExitCode"]
-
-    def _await_exit_code(self, exec_id: str) -> int:
+    def _await_exit_code(self, execution: Exec) -> int:
         """Return the exit code of an exec whose stream ended; the engine learns of it a moment later."""
         deadline = time.monotonic() + 10
-        while (exit_code := self.exec_exit_code(exec_id)) is None:
+        while (exit_code := execution.exit_code()) is None:
             if time.monotonic() > deadline:
                 raise ContainerError(f"container {self.name}: a command closed its streams, but still runs")
             time.sleep(0.002)
@@ -335,7 +353,7 @@ class Container:
         # One system call reaches all processes at once, so none can fork its way out.
         said = OutputBuffer(2000)
         try:
-            exec_id, stream = self.open_exec([shell, "-c", "kill -9 -1; exit 67"], workdir="/")
+            execution = self.open_exec([shell, "-c", "kill -9 -1; exit 67"], workdir="/")
         except (EngineTimeoutError, EngineUnavailableError):
             raise
         except ContainerError as error:
@@ -343,40 +361,25 @@ class Container:
             return False, str(error)
         deadline = time.monotonic() + 10
         try:
-            while (exit_code := self.exec_exit_code(exec_id)) is None and time.monotonic() < deadline:
-                for _, payload in stream.receive(timeout_s=0.01) or []:
+            while (exit_code := execution.exit_code()) is None and time.monotonic() < deadline:
+                for _, payload in execution.receive(timeout_s=0.01) or []:
                     said.add(payload)
-            for _, payload in stream.receive(timeout_s=0.01) or []:
+            for _, payload in execution.receive(timeout_s=0.01) or []:
                 said.add(payload)
         finally:
-            stream.close()
+            execution.close()
         return exit_code == 67, said.text().strip()
 
-    def _state(self) -> dict[str, Any]:
-        try:
-            with engine_errors(f"container {self.name}: cannot ask for its state"):
-                state: dict[str, Any] = self.engine.client.api.inspect_container(self.id)["State"]
-        except ContainerError as error:
-            if isinstance(error.__cause__, NotFound):
-                return {"Running": False, "Status": "removed"}
-            raise
-        return state
-
-    def _get_archive(self, path: str, *, max_bytes: int) -> tuple[bytes, dict[str, Any]]:
-        """Return the tar of a path and the engine's description of it, cut off past `max_bytes`."""
-        try:
-            with engine_errors(f"container {self.name}: cannot read {path}"):
-                chunks, stat = self.engine.client.api.get_archive(self.id, path)
-                tar = bytearray()
-                for chunk in chunks:
-                    tar += chunk
-                    if len(tar) > max_bytes:
-                        raise DataError(f"{path} in container {self.name} is larger than {max_bytes} bytes")
-        except ContainerError as error:
-            if isinstance(error.__cause__, NotFound) or "too many links" in str(error):
-                raise FileNotFoundError(f"{path}: no such file in container {self.name}") from error
-            raise
-        return bytes(tar), stat
+    def _get_archive(self, path: str, *, max_bytes: int) -> tuple[bytes, str]:
+        """Return the tar of a path and where a link points, refused past `max_bytes`."""
+        self._require_open()
+        chunks, link = self.engine.get_archive(self.name, path)
+        tar = bytearray()
+        for chunk in chunks:
+            tar += chunk
+            if len(tar) > max_bytes:
+                raise DataError(f"{path} in container {self.name} is larger than {max_bytes} bytes")
+        return bytes(tar), link
 
 
 def _absolute(path: str) -> str:
@@ -385,10 +388,21 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _remove_doomed() -> None:
+    """Try again to remove what could not be removed while the engine failed."""
+    with _lock:
+        doomed = [container for container in _doomed if container._owner_pid == os.getpid()]
+    for container in doomed:
+        with contextlib.suppress(ContainerError):
+            container.close()
+
+
 @atexit.register
-def _close_open_containers() -> None:
+def close_open_containers() -> None:
+    """Remove every container that this process has open, at its end."""
     with _lock:
         containers = list(_open_containers.values())
+        _open_containers.clear()
     for container in containers:
         if container._owner_pid != os.getpid():
             continue  # a forked child must not take its parent's containers away

@@ -1,111 +1,169 @@
-"""The container engine: one connection with a time limit on every call, and its errors in our words.
+"""What the project needs of a container engine: the `Engine` protocol and the records that cross it.
 
-Left out: what runs in it (`container.py`, `images.py`).
+Two engines implement it: `docker_engine.py` (Docker and Podman) and `embedded_engine.py` (Linux namespaces,
+for machines without either). `connect.py` chooses. Left out: what a container is used for (`container.py`).
 """
 
-import contextlib
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-import requests
-from docker.client import DockerClient
-from docker.errors import APIError, DockerException, ImageNotFound
+from srl_swe.environments.limits import ContainerLimits
 
-from srl_swe.environments.leases import collect_garbage
-from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError, ImageError
+STDOUT = 1
+STDERR = 2
 
-_NO_ENGINE = (
-    "Start Docker (`systemctl start docker`, or `dockerd &` as root) or Podman's socket (`systemctl --user start "
-    "podman.socket` and DOCKER_HOST=unix://$XDG_RUNTIME_DIR/podman/podman.sock); `srl-swe doctor` looks closer."
-)
-
-_lock = threading.Lock()
-_collected = False
+HOSTNAME = "srl-swe"
+"""The host name inside every container."""
 
 
-@contextlib.contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """Translate what the Docker SDK and its HTTP client raise into the project's errors; `what` opens the message."""
-    try:
-        yield
-    except ImageNotFound as error:
-        raise ImageError(f"{what}: {error.explanation or error}") from error
-    except APIError as error:
-        raise ContainerError(f"{what}: {error.explanation or error}") from error
-    except requests.exceptions.Timeout as error:
-        raise EngineTimeoutError(f"{what}: the engine did not answer in time ({error})") from error
-    except requests.exceptions.ConnectionError as error:
-        # urllib3 reports a read timeout in the middle of a streamed body as a connection error.
-        if "timed out" in str(error):
-            raise EngineTimeoutError(f"{what}: the engine did not answer in time ({error})") from error
-        raise EngineUnavailableError(f"{what}: the container engine does not answer ({error}). {_NO_ENGINE}") from error
-    except DockerException as error:
-        raise EngineUnavailableError(f"{what}: {error}. {_NO_ENGINE}") from error
-    except requests.exceptions.RequestException as error:
-        raise ContainerError(f"{what}: {error}") from error
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContainerSpec:
+    """All that an engine is told of a container."""
+
+    image: str
+    name: str
+    """Unique; serves as the container's id from then on."""
+    labels: Mapping[str, str]
+    limits: ContainerLimits
+    init: tuple[str, ...]
+    """The program of process 1."""
+    workdir: str = "/"
+    capabilities: tuple[str, ...] = ()
+    """Linux capabilities left to it: only where nothing hostile has run yet."""
 
 
-class Engine:
-    """The container engine: the Docker SDK's client with a time limit on every call.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContainerState:
+    """What the engine knows of a container."""
 
-    Podman's Docker-compatible socket serves as well. May be shared between threads.
-    """
+    running: bool
+    status: str
+    """The engine's word, "removed" where it knows no such container."""
+    exit_code: int | None = None
+    out_of_memory: bool = False
 
-    def __init__(self, client: DockerClient) -> None:
-        self.client = client
-        """The SDK's client, for calls that have no method here; wrap those in `engine_errors`."""
 
-    @classmethod
-    def connect(cls, *, timeout_s: float = 60) -> Self:
-        """Connect to the engine that DOCKER_HOST names, or the local one.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageInfo:
+    """An image that the engine has."""
 
-        The first connection of a process also removes the containers that dead processes left.
+    id: str
+    size_bytes: int
+    labels: Mapping[str, str] = field(default_factory=dict)
 
-        Raises:
-            EngineUnavailableError: no engine answers; the message says what to do.
-        """
-        global _collected
-        with engine_errors("cannot connect to a container engine"):
-            engine = cls(DockerClient.from_env(timeout=timeout_s))
-        try:
-            with engine_errors("cannot connect to a container engine"):
-                engine.client.ping()
-            with _lock:
-                first, _collected = not _collected, True
-            if first:
-                collect_garbage(engine)
-        except BaseException:
-            engine.close()
-            raise
-        return engine
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labelled:
+    """A container, or an image, that carries a label of ours."""
+
+    id: str
+    labels: Mapping[str, str]
+    running: bool
+    """Always False for an image."""
+
+
+class Exec(Protocol):
+    """One program in a container, with its streams."""
+
+    def send(self, data: bytes, *, timeout_s: float) -> None:
+        """Write to its stdin. Raises OSError (TimeoutError too) when the other side does not read."""
+
+    def receive(self, *, timeout_s: float) -> list[tuple[int, bytes]] | None:
+        """Return (STDOUT or STDERR, bytes) as they came; [] after `timeout_s` without any, None at the end."""
+
+    def exit_code(self) -> int | None:
+        """Return its exit code, None while it runs. Raises ContainerError."""
 
     def close(self) -> None:
-        """Close the connections; containers keep running."""
-        self.client.close()
+        """Close the streams; the program goes on. Idempotent."""
 
-    def __enter__(self) -> Self:
-        return self
+
+class Engine(Protocol):
+    """A container engine. May be shared between threads; no call waits without a limit.
+
+    Every method raises ContainerError (EngineUnavailableError where no engine answers, EngineTimeoutError
+    where it does not answer in time, ImageError for images) and nothing else.
+    """
+
+    name: str
+    """Kind and version, for people."""
+    gaps: tuple[str, ...]
+    """What it does not isolate or limit, in words; () = everything that `ContainerLimits` says holds."""
+    architecture: str
+    """Of its machines, in the words of `uname -m`."""
+
+    def close(self) -> None:
+        """Close the connection; containers keep running."""
+
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    ) -> None: ...
 
-    def list_labelled(self, label: str) -> list[tuple[str, dict[str, str], bool]]:
-        """Return (id, labels, whether it runs) of every container that carries `label`."""
-        with engine_errors("cannot list containers"):
-            rows = self.client.api.containers(all=True, filters={"label": label})
-        return [(row["Id"], row["Labels"] or {}, row["State"] in ("running", "paused")) for row in rows]
+    def find_image(self, name: str) -> ImageInfo | None:
+        """Return the image of that name or id, None where the engine has none."""
+
+    def pull_image(self, name: str) -> None:
+        """Fetch an image from its registry."""
+
+    def remove_image(self, name: str) -> bool:
+        """Remove an image; False where there is none, or where something still uses it."""
+
+    def commit(
+        self,
+        container_id: str,
+        name: str,
+        *,
+        labels: Mapping[str, str],
+        environment: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+    ) -> None:
+        """Keep the container's files as an image; processes are paused meanwhile.
+
+        `environment` and `workdir` replace what the image's containers start with; None leaves it.
+        """
+
+    def list_images(self, label: str) -> list[Labelled]:
+        """Return the images that carry `label` ("key" or "key=value")."""
+
+    def start(self, spec: ContainerSpec) -> None:
+        """Create and start a container."""
+
+    def restart(self, container_id: str) -> None:
+        """End all its processes at once, and start process 1 again; files stay."""
 
     def remove(self, container_id: str) -> bool:
-        """End and remove a container; False where it is gone already or another process removes it."""
-        try:
-            with engine_errors(f"cannot remove container {container_id[:12]}"):
-                self.client.api.remove_container(container_id, force=True, v=True)
-        except ContainerError as error:
-            if isinstance(error.__cause__, APIError) and error.__cause__.status_code in (404, 409):
-                return False
-            raise
-        return True
+        """End and remove it; False where it is gone already or another process removes it."""
+
+    def list_containers(self, label: str) -> list[Labelled]:
+        """Return the containers that carry `label` ("key" or "key=value"), running or not."""
+
+    def state(self, container_id: str) -> ContainerState:
+        """Return what the engine knows of it."""
+
+    def written_bytes(self, container_id: str) -> int:
+        """Return the size of all files that the container has written."""
+
+    def exec(
+        self,
+        container_id: str,
+        argv: Sequence[str],
+        *,
+        user: str,
+        stdin: bool = False,
+        environment: Mapping[str, str] | None = None,
+        workdir: str = "/",
+    ) -> Exec:
+        """Start a program in it as `user` (UID:GID), with the environment of its image and `environment` on top."""
+
+    def put_archive(self, container_id: str, folder: str, tar: bytes) -> None:
+        """Unpack a tar into an existing folder, owners as the tar says."""
+
+    def get_archive(self, container_id: str, path: str) -> tuple[Iterator[bytes], str]:
+        """Return the tar of a path in chunks, and where the path points if it is a symbolic link.
+
+        Raises FileNotFoundError besides, where there is no such path.
+        """

@@ -10,11 +10,9 @@ unless the gold patch touches them too. The code under test still runs in the pr
 """
 
 import importlib.resources
-import io
 import logging
 import posixpath
 import re
-import tarfile
 import threading
 import time
 from collections import OrderedDict
@@ -22,7 +20,7 @@ from collections import OrderedDict
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_attempt
 
 from srl_swe.environments.container import Container
-from srl_swe.environments.engine import Engine, engine_errors
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import ensure_image
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.official_rules import END_MARKER, START_MARKER, judge_log, require_rules
@@ -160,9 +158,8 @@ def _run_tests(container: Container, timeout_s: float) -> CommandResult:
     try:
         return container.execute(["bash", f"{_FOLDER}/eval.sh"], timeout_s=timeout_s, max_output_bytes=_MAX_LOG_BYTES)
     except ContainerError as error:
-        with engine_errors(f"cannot ask how container {container.name} ended"):
-            state = container.engine.client.api.inspect_container(container.id)["State"]
-        if state["OOMKilled"] and not state["Running"]:
+        state = container.engine.state(container.name)
+        if state.out_of_memory and not state.running:
             raise _TestsEndedError("out of memory", "") from error
         raise
 
@@ -172,16 +169,13 @@ def _apply(container: Container, instance: Instance, patch: str) -> tuple[bool, 
     text = patch if patch.endswith("\n") else patch + "\n"
     program = (importlib.resources.files("srl_swe") / "docker" / "apply-patch").read_bytes()
     exempt = "".join(f"./{path}\n" for path in sorted(_touched_paths(instance.gold_patch)))
-    container.put_archive(
-        "/",
-        _tar(
-            {
-                f"{_FOLDER}/apply-patch": program,
-                f"{_FOLDER}/patch.diff": _bytes_of(text),
-                f"{_FOLDER}/names": "".join(f"{name}\n" for name in PROTECTED_NAMES).encode(),
-                f"{_FOLDER}/exempt": exempt.encode(),
-            }
-        ),
+    container.write_files(
+        {
+            f"{_FOLDER}/apply-patch": program,
+            f"{_FOLDER}/patch.diff": _bytes_of(text),
+            f"{_FOLDER}/names": "".join(f"{name}\n" for name in PROTECTED_NAMES).encode(),
+            f"{_FOLDER}/exempt": exempt.encode(),
+        }
     )
     result = container.execute(
         ["bash", f"{_FOLDER}/apply-patch", instance.environment.workdir, _FOLDER], timeout_s=_APPLY_TIMEOUT_S
@@ -209,16 +203,6 @@ def _touched_paths(patch: str) -> set[str]:
     pairs = re.findall(r"^diff --git a/(.+) b/(.+)$", patch, flags=re.MULTILINE)
     sides = re.findall(r"^(?:---|\+\+\+) [ab]/([^\t\n]+)", patch, flags=re.MULTILINE)
     return {path for pair in pairs for path in pair}.union(sides)
-
-
-def _tar(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path, content in files.items():
-            entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.size, entry.mode, entry.mtime = len(content), 0o644, int(time.time())
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def _restore(container: Container, workdir: str, pristine: dict[str, bytes | None]) -> None:

@@ -20,12 +20,13 @@ def package_image_name(recipe: SdistRecipe, workdir: str) -> str:
     """Return the name of the image that holds a recipe's pristine tree, the same on every machine."""
     fields = {**asdict(recipe), "bug_patch": "", "hidden_paths": ()}
     name = recipe.package.lower().replace(".", "-").replace("_", "-")
-    return f"srl-swe/sdist-{name}:{_digest(fields, workdir, dockerfile('sdist'))}"
+    return f"srl-swe/sdist-{name}:{_digest(fields, workdir, build_script('build-package'))}"
 
 
 def instance_image_name(recipe: SdistRecipe, workdir: str) -> str:
     """Return the name of the image that an agent starts from, the same on every machine."""
-    return f"srl-swe/instance:{_digest(asdict(recipe), workdir, dockerfile('sdist') + dockerfile('instance'))}"
+    scripts = build_script("build-package") + build_script("build-instance")
+    return f"srl-swe/instance:{_digest(asdict(recipe), workdir, scripts)}"
 
 
 def _digest(fields: Mapping[str, Any], workdir: str, text: str) -> str:
@@ -33,6 +34,6 @@ def _digest(fields: Mapping[str, Any], workdir: str, text: str) -> str:
     return hashlib.sha256(hashed.encode()).hexdigest()[:12]
 
 
-def dockerfile(name: str) -> str:
-    """Return the text of docker/<name>.Dockerfile."""
-    return (importlib.resources.files("srl_swe") / "docker" / f"{name}.Dockerfile").read_text(encoding="utf-8")
+def build_script(name: str) -> str:
+    """Return the text of the build script docker/<name>."""
+    return (importlib.resources.files("srl_swe") / "docker" / name).read_text(encoding="utf-8")

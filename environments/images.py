@@ -2,28 +2,20 @@
 
 Images of source distributions are built in two layers without a network: a package image (requirements and the
 pristine tree, shared by all instances of a package version) and a thin instance image (one commit with the bug).
-Every other image is pulled. Leaves out names (`image_names.py`), containers (`container.py`) and the removal of
-images (`srl-swe gc --images`).
+Each is what one of docker/build-* leaves in a container of its parent, so every engine can build them. Every other
+image is pulled. Leaves out names (`image_names.py`) and what is done once before the first episode
+(`preparation.py`).
 """
 
-import io
 import logging
-import re
-import tarfile
-import tempfile
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Mapping
 
-from docker.errors import APIError, DockerException, ImageNotFound
-from requests.exceptions import RequestException
-
+from srl_swe.environments.container import Container
 from srl_swe.environments.downloads import file_lock, sdist_file, wheels_folder
-from srl_swe.environments.engine import Engine, engine_errors
-from srl_swe.environments.image_names import BASE_IMAGE, dockerfile, package_image_name
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.image_names import BASE_IMAGE, build_script, package_image_name
+from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import ImageError
 from srl_swe.types import InstanceEnvironment, SdistRecipe
 
@@ -32,8 +24,14 @@ PARENT_LABEL = "srl_swe.parent"
 """Id of the image that this one was built on; when that one has changed, this one is built again."""
 
 _BUILD_TIMEOUT_S = 1800
-_BUILD_MEMORY_BYTES = 4 << 30
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_BUILD_LIMITS = ContainerLimits(max_processes=4096, disk_bytes=32 << 30, lifetime_s=_BUILD_TIMEOUT_S + 600)
+_BUILD_FOLDER = "/srl_build"
+_IMAGE_ENVIRONMENT = {
+    "VIRTUAL_ENV": "/opt/venv",
+    "PATH": "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -57,45 +55,23 @@ def ensure_image(engine: Engine, environment: InstanceEnvironment) -> str:
     return environment.image
 
 
-def _find(engine: Engine, name: str) -> dict[str, Any] | None:
-    with engine_errors(f"cannot look for the image {name}"):
-        try:
-            found: dict[str, Any] = engine.client.api.inspect_image(name)
-        except ImageNotFound:
-            return None
-    return found
-
-
-def _parent(image: Mapping[str, Any] | None) -> str | None:
-    return ((image or {}).get("Config", {}).get("Labels") or {}).get(PARENT_LABEL)
-
-
 def _is_current(engine: Engine, name: str, parent: str) -> bool:
     """True when the image exists and was built on what its parent's name means now, or that name is gone."""
-    image = _find(engine, name)
+    image = engine.find_image(name)
     if image is None:
         return False
-    parent_image = _find(engine, parent)
-    return parent_image is None or parent_image["Id"] == _parent(image)
+    parent_image = engine.find_image(parent)
+    return parent_image is None or parent_image.id == image.labels.get(PARENT_LABEL)
 
 
 def _ensure_pulled(engine: Engine, name: str) -> None:
-    if _find(engine, name) is not None:
+    if engine.find_image(name) is not None:
         return
     with file_lock(name):
-        if _find(engine, name) is not None:
+        if engine.find_image(name) is not None:
             return
         _log.info("pulling %s", name)
-        repository, _, tag = name.rpartition(":")
-        if not repository or "/" in tag:
-            repository, tag = name, "latest"
-        try:
-            engine.client.images.pull(repository, tag=tag)
-        except (DockerException, RequestException) as error:
-            raise ImageError(
-                f"the image {name} is not in the engine and could not be pulled ({error}). Pull it where a registry"
-                f" can be reached (docker pull {name}), or bring it over as a file: docker save there, docker load here"
-            ) from error
+        engine.pull_image(name)
 
 
 def _ensure_package_image(engine: Engine, name: str, recipe: SdistRecipe, workdir: str) -> None:
@@ -104,23 +80,20 @@ def _ensure_package_image(engine: Engine, name: str, recipe: SdistRecipe, workdi
     with file_lock(name):
         if _is_current(engine, name, BASE_IMAGE):
             return
-        if _find(engine, BASE_IMAGE) is None:
+        if engine.find_image(BASE_IMAGE) is None:
             raise ImageError(
                 f"the base image {BASE_IMAGE} is missing, so {name} cannot be built; make it with `make setup`"
                 " (or docker/make-base-image) and check with `srl-swe doctor`"
             )
-        with engine_errors("cannot ask the engine for its architecture"):
-            architecture = engine.client.version()["Arch"]
-        machine = _MACHINES.get(architecture, architecture)
         requirements = "".join(f"{line}\n" for line in recipe.requirements)
-        files: dict[str, bytes | Path] = {
+        files = {
             "requirements.txt": requirements.encode(),
             "install.sh": (recipe.install_command + "\n").encode(),
-            "sdist": sdist_file(recipe),
+            "sdist": sdist_file(recipe).read_bytes(),
         }
-        for wheel in sorted(wheels_folder(recipe.requirements, machine=machine).iterdir()):
-            files[f"wheels/{wheel.name}"] = wheel
-        _build(engine, name, BASE_IMAGE, dockerfile("sdist"), files, workdir)
+        for wheel in sorted(wheels_folder(recipe.requirements, machine=engine.architecture).iterdir()):
+            files[f"wheels/{wheel.name}"] = wheel.read_bytes()
+        _build(engine, name, BASE_IMAGE, "build-package", files, workdir)
 
 
 def _ensure_instance_image(engine: Engine, name: str, package: str, recipe: SdistRecipe, workdir: str) -> None:
@@ -130,71 +103,30 @@ def _ensure_instance_image(engine: Engine, name: str, package: str, recipe: Sdis
         if _is_current(engine, name, package):
             return
         hidden = "".join(f"{path}\0" for path in recipe.hidden_paths)
-        files: dict[str, bytes | Path] = {"bug.patch": recipe.bug_patch.encode(), "hidden": hidden.encode()}
-        _build(engine, name, package, dockerfile("instance"), files, workdir)
+        files = {"bug.patch": recipe.bug_patch.encode(), "hidden": hidden.encode()}
+        _build(engine, name, package, "build-instance", files, workdir)
 
 
-def _build(
-    engine: Engine, name: str, parent: str, recipe_text: str, files: Mapping[str, bytes | Path], workdir: str
-) -> None:
+def _build(engine: Engine, name: str, parent: str, script: str, files: Mapping[str, bytes], workdir: str) -> None:
+    """Run one of our build scripts in a container of `parent`, with `files` beside it, and keep what it leaves."""
     started = time.monotonic()
-    parent_image = _find(engine, parent)
+    parent_image = engine.find_image(parent)
     if parent_image is None:
         raise ImageError(f"the image {parent}, on which {name} is built, was removed meanwhile; run again")
-    labels = {IMAGE_LABEL: "1", PARENT_LABEL: parent_image["Id"]}
-    tail: deque[str] = deque(maxlen=40)
-    layers: list[str] = []
-    with tempfile.TemporaryFile() as context, engine_errors(f"cannot build {name}"):
-        _write_context(context, {"Dockerfile": recipe_text.encode(), **files})
-        stream = engine.client.api.build(
-            fileobj=context,
-            custom_context=True,
-            tag=name,
-            rm=True,
-            forcerm=True,
-            decode=True,
-            pull=False,
-            network_mode="none",
-            timeout=_BUILD_TIMEOUT_S,
-            buildargs={"BASE": parent, "WORKDIR": workdir},
-            labels=labels,
-            container_limits={"memory": _BUILD_MEMORY_BYTES, "memswap": _BUILD_MEMORY_BYTES},
+    with Container.start(engine, parent, limits=_BUILD_LIMITS, name_hint="build") as container:
+        files = {"build": build_script(script).encode(), **files}
+        container.write_files({f"{_BUILD_FOLDER}/{path}": content for path, content in files.items()})
+        result = container.execute(
+            ["/bin/bash", f"{_BUILD_FOLDER}/build", _BUILD_FOLDER, workdir], timeout_s=_BUILD_TIMEOUT_S
         )
-        for event in stream:
-            for line in str(event.get("stream", "")).splitlines():
-                tail.append(line)
-                if re.fullmatch(r" ---> [0-9a-f]{12}", line):
-                    layers.append(line.split()[1])
-                _log.debug("%s: %s", name, line)
-            if "error" in event:
-                _remove_unfinished(engine, layers)
-                raise ImageError(f"building {name} failed: {event['error']}\n" + "\n".join(tail))
-    built = _find(engine, name)
+        _log.debug("%s: %s", name, result.output)
+        if result.exit_code != 0:
+            why = f"ended at the limit of {_BUILD_TIMEOUT_S} s" if result.timed_out else f"exit code {result.exit_code}"
+            raise ImageError(f"building {name} failed ({why}):\n" + "\n".join(result.output.splitlines()[-40:]))
+        labels = {IMAGE_LABEL: "1", PARENT_LABEL: parent_image.id}
+        container.commit(name, labels=labels, environment=_IMAGE_ENVIRONMENT, workdir=workdir)
+    built = engine.find_image(name)
     if built is None:
-        raise ImageError(f"building {name} ended without an image\n" + "\n".join(tail))
-    own_bytes = built["Size"] - parent_image["Size"]
+        raise ImageError(f"building {name} ended without an image")
+    own_bytes = built.size_bytes - parent_image.size_bytes
     _log.info("built %s in %.1f s, %.1f MB on top of %s", name, time.monotonic() - started, own_bytes / 1e6, parent)
-
-
-def _remove_unfinished(engine: Engine, layers: Sequence[str]) -> None:
-    """Remove the untagged layers that a failed build leaves, newest first; ones that another image uses stay."""
-    for layer in reversed(layers):
-        image = _find(engine, layer)
-        if image is not None and not image["RepoTags"]:
-            with suppress(APIError):
-                engine.client.api.remove_image(image["Id"])
-
-
-def _write_context(target: IO[bytes], files: Mapping[str, bytes | Path]) -> None:
-    with tarfile.open(fileobj=target, mode="w") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.mode = 0o644
-            if isinstance(content, Path):
-                entry.size = content.stat().st_size
-                with content.open("rb") as file:
-                    archive.addfile(entry, file)
-            else:
-                entry.size = len(content)
-                archive.addfile(entry, io.BytesIO(content))
-    target.seek(0)

@@ -1,13 +1,14 @@
-"""Who owns a container: labels that name the owner, and removal of what dead owners left.
+"""Who owns a container or a snapshot: labels that name the owner, and removal of what dead owners left.
 
-An owner is a process of this project. A container is removed only when its owner is known to be
-gone, so concurrent runs on one engine never lose anything. Left out: starting and closing
-containers, which `container.py` does.
+An owner is a process of this project. What it owns is removed only when the owner is known to be gone, or when
+the lease of a container is over, so concurrent runs on one engine never lose anything. Left out: starting and
+closing containers, which `container.py` does.
 """
 
 import logging
 import os
 import platform
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -19,18 +20,22 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 LABEL = "srl_swe"
+"""Its value says what a thing is: "1" a container, "snapshot" an image that its owner removes."""
 _HOST = "srl_swe.host"
 _BOOT = "srl_swe.boot_id"
 _PID_NAMESPACE = "srl_swe.pid_namespace"
 _PID = "srl_swe.pid"
 _START_TIME = "srl_swe.start_time"
+_LEASE = "srl_swe.lease_until"
+_CLOCK_SKEW_S = 600
+"""Between two hosts that share an engine, at most; more than that and a lease counts as over too early."""
 
 
-def owner_labels() -> dict[str, str]:
-    """Return the labels that mark a container as owned by this process."""
+def owner_labels(kind: str = "1") -> dict[str, str]:
+    """Return the labels that mark a container, or with kind "snapshot" an image, as owned by this process."""
     pid = os.getpid()
     return {
-        LABEL: "1",
+        LABEL: kind,
         _HOST: platform.node(),
         _BOOT: _boot_id(),
         _PID_NAMESPACE: _pid_namespace(),
@@ -39,15 +44,30 @@ def owner_labels() -> dict[str, str]:
     }
 
 
+def ownerless_labels() -> dict[str, str]:
+    """Return labels that blank those which an image would inherit from the container that it is made of."""
+    return {**dict.fromkeys(owner_labels(), ""), _LEASE: ""}
+
+
+def lease_label(lifetime_s: float) -> dict[str, str]:
+    """Return the label that ends a container's life `lifetime_s` from now, on whichever host its owner is."""
+    return {_LEASE: str(int(time.time() + lifetime_s))}
+
+
 def is_abandoned(labels: Mapping[str, str], *, running: bool) -> bool:
-    """Tell whether the owner that `labels` name is certainly gone.
+    """Tell whether the owner that `labels` name is certainly gone, or the lease over.
 
     A process id means something only on its host, in its process-id namespace and until the next
     boot; an owner that cannot be judged from here counts as alive. After a boot of this host what
     still runs belongs to another host of the same name (a reboot ends the containers of a local
     engine), so only what does not run is abandoned then.
     """
-    if labels.get(LABEL) != "1" or labels.get(_HOST) != platform.node():
+    if labels.get(LABEL) not in ("1", "snapshot"):
+        return False
+    lease = labels.get(_LEASE, "")
+    if lease.isdecimal() and time.time() > int(lease) + _CLOCK_SKEW_S:
+        return True
+    if labels.get(_HOST) != platform.node():
         return False
     if labels.get(_BOOT) != _boot_id():
         return not running
@@ -58,17 +78,23 @@ def is_abandoned(labels: Mapping[str, str], *, running: bool) -> bool:
 
 
 def collect_garbage(engine: "Engine") -> list[str]:
-    """Remove the containers of dead owners on this host and return their ids.
+    """Remove what dead owners on this host left, containers and snapshots, and return the names.
 
     Raises:
         ContainerError: the engine could not list them, or could not remove one.
     """
-    removed = []
-    for container_id, labels, running in engine.list_labelled(LABEL):
-        if is_abandoned(labels, running=running) and engine.remove(container_id):
-            removed.append(container_id)
+    removed = [
+        container.id
+        for container in engine.list_containers(f"{LABEL}=1")
+        if is_abandoned(container.labels, running=container.running) and engine.remove(container.id)
+    ]
+    removed += [
+        image.id
+        for image in engine.list_images(f"{LABEL}=snapshot")
+        if is_abandoned(image.labels, running=False) and engine.remove_image(image.id)
+    ]
     if removed:
-        LOGGER.info("removed %d container(s) left by dead processes", len(removed))
+        LOGGER.info("removed %d container(s) and snapshot(s) left by dead processes", len(removed))
     return removed
 
 

@@ -1,5 +1,6 @@
-"""What a container may use of its host. Left out: how the engine is told (`container.py`)."""
+"""What a container may use of its host. Left out: how an engine is told (`docker_engine.py`, `embedded_engine.py`)."""
 
+import re
 from dataclasses import dataclass
 
 from srl_swe.errors import ConfigError
@@ -15,10 +16,29 @@ class ContainerLimits:
     """Processor time per second; at most what the engine's host has."""
     max_processes: int = 512
     """Processes and threads at once."""
+    max_open_files: int = 16_384
+    """Open files of one process."""
+    disk_bytes: int = 8 << 30
+    """Bytes written to disk. One file never grows beyond it; all together are looked at about every second, and
+    beyond it every process of the container is ended."""
+    lifetime_s: float = 24 * 3600
+    """Seconds after which any process of this project that uses the engine may remove it, also from another host."""
+    user: str = "0:0"
+    """UID:GID that commands run as, in either case without capabilities. The work tree is handed over to it."""
     network: bool = False
     """Attach the engine's default network; without it there is only the loopback device."""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("memory_bytes", 6 << 20), ("cpus", 0.01), ("max_processes", 8)):
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"ContainerLimits.{name} is {getattr(self, name)}; expected at least {lowest}")
+        lowest = {
+            "memory_bytes": 6 << 20,
+            "cpus": 0.01,
+            "max_processes": 8,
+            "max_open_files": 64,
+            "disk_bytes": 1 << 20,
+            "lifetime_s": 1,
+        }
+        for name, value in lowest.items():
+            if not getattr(self, name) >= value:
+                raise ConfigError(f"ContainerLimits.{name} is {getattr(self, name)}; expected at least {value}")
+        if not re.fullmatch(r"\d{1,9}:\d{1,9}", self.user):
+            raise ConfigError(f"ContainerLimits.user is {self.user!r}; expected numbers like '1000:1000'")

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from srl_swe.environments.container import Container
-from srl_swe.environments.streams import STDERR, ExecStream, OutputBuffer
+from srl_swe.environments.engine import STDERR, Exec
+from srl_swe.environments.streams import OutputBuffer
 from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError
 from srl_swe.types import CommandResult
 
@@ -72,8 +73,7 @@ class Shell:
         self._home = workdir
         self._activate = activate
         self._environment = dict(environment)
-        self._stream: ExecStream | None = None
-        self._exec_id = ""
+        self._exec: Exec | None = None
         self._pid = 0
         self._num_kills = 0
         self._early = b""
@@ -98,11 +98,14 @@ class Shell:
     ) -> None:
         self.close()
 
-    def run(self, command: str, *, timeout_s: float, max_output_bytes: int = 64_000) -> CommandResult:
-        """Run a command and return its merged output and exit code; stdin is empty.
+    def run(
+        self, command: str, *, timeout_s: float, max_output_bytes: int = 64_000, separate_streams: bool = False
+    ) -> CommandResult:
+        """Run a command and return its output and exit code; stdin is empty.
 
-        A command is over when its foreground part is; what a background job prints later comes at the
-        head of a later output. At the limit it gets SIGINT and, a moment later, every process of the
+        The output is stdout and stderr as they came, or with `separate_streams` stdout alone, and stderr is
+        `CommandResult.errors`. A command is over when its foreground part is; what a background job prints later
+        comes at the head of a later output. At the limit it gets SIGINT and, a moment later, every process of the
         container is ended. `exit_code` is None then, or when the shell ended and the engine cannot say how.
 
         Raises:
@@ -113,14 +116,14 @@ class Shell:
             return CommandResult(
                 output="bash: a command cannot contain a NUL character; nothing was run\n", exit_code=2, duration_s=0.0
             )
-        replaced = self._stream is None or self._num_kills != self._container.num_kills
+        replaced = self._exec is None or self._num_kills != self._container.num_kills
         if replaced and (reason := self._replace()):
             return CommandResult(output=reason, exit_code=127, duration_s=time.monotonic() - started)
-        exchange = _Exchange(OutputBuffer(max_output_bytes))
+        exchange = _Exchange(max_output_bytes)
         exchange.output.add(self._early)
         self._early = b""
         timed_out, exit_code = False, None
-        if self._send(exchange, command, deadline=started + timeout_s):
+        if self._send(exchange, command, deadline=started + timeout_s, separate_streams=separate_streams):
             ended = self._receive(exchange, deadline=started + timeout_s)
             if not ended:
                 timed_out = True
@@ -135,32 +138,44 @@ class Shell:
             exchange.flush()
             if not timed_out:
                 self._container.require_running()
-                exit_code = self._container.exec_exit_code(self._exec_id)
+                assert self._exec is not None
+                exit_code = self._exec.exit_code()
             self._replace()
             replaced = True
+        ended_by, self._container.ended_by = self._container.ended_by, ""
         return CommandResult(
             output=exchange.output.text(),
+            errors=exchange.errors.text() if separate_streams else "",
             exit_code=exit_code,
             duration_s=time.monotonic() - started,
             timed_out=timed_out,
             shell_replaced=replaced,
             omitted_bytes=exchange.output.omitted_bytes,
+            ended_by=ended_by,
         )
+
+    def go_to(self, directory: str) -> None:
+        """Change the working directory.
+
+        Raises:
+            ContainerError: that cannot be done.
+        """
+        result = self.run(f"cd -- {_quote(directory)}", timeout_s=_START_TIMEOUT_S)
+        if result.exit_code != 0:
+            raise ContainerError(f"container {self._container.name}: cannot go to {directory}: {result.output[-500:]}")
 
     def close(self) -> None:
         """Leave the shell; idempotent. Bash ends when its input does, background jobs stay."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
+        execution, self._exec = self._exec, None
+        if execution is not None:
+            execution.close()
 
     def _open(self) -> None:
         """Start bash and wait until it answers."""
         self._num_kills = self._container.num_kills
-        self._exec_id, self._stream = self._container.open_exec(
-            _BASH, stdin=True, environment=self._environment, workdir="/"
-        )
+        self._exec = self._container.open_exec(_BASH, stdin=True, environment=self._environment, workdir="/")
         self._early, self._exit_code = b"", 0
-        exchange = _Exchange(OutputBuffer(4096))
+        exchange = _Exchange(4096)
         deadline = time.monotonic() + _START_TIMEOUT_S
         report = (
             f"{_SETUP}\nbuiltin printf '%s 0 %s\\0' {exchange.mark} $$ >&{_CONTROL_FD}; "
@@ -170,7 +185,7 @@ class Shell:
             exchange.flush()
             self.close()
             self._container.require_running()
-            said = exchange.output.text() + exchange.control.decode(errors="replace")
+            said = exchange.output.text() + exchange.errors.text()
             raise ContainerError(f"container {self._container.name}: bash does not start: {said.strip()[-2000:]}")
         self._pid = int(exchange.workdir)
 
@@ -203,7 +218,7 @@ class Shell:
 
     def _step(self, command: str) -> bool:
         """Run one of our own commands in a fresh shell; tell whether it ended with exit code 0."""
-        exchange = _Exchange(OutputBuffer(4096))
+        exchange = _Exchange(4096)
         deadline = time.monotonic() + _START_TIMEOUT_S
         return (
             self._send(exchange, command, deadline=deadline)
@@ -211,38 +226,39 @@ class Shell:
             and exchange.exit_code == 0
         )
 
-    def _send(self, exchange: "_Exchange", command: str, *, deadline: float) -> bool:
+    def _send(self, exchange: "_Exchange", command: str, *, deadline: float, separate_streams: bool = False) -> bool:
         """Write a command and the report on it; False where bash no longer reads."""
         # `$?` is what the command before left. After `||` neither `set -e` nor a trap on ERR takes notice.
         status = f"__srl_status {self._exit_code} || " if self._exit_code else ""
         source = f'{status}builtin eval "$1" {_SOURCE_FD}<&-'
+        errors_fd = _CONTROL_FD if separate_streams else 1
         # The report stands on a line of its own: an error that makes bash drop its line leaves it.
         script = (
             f"builtin source /dev/fd/{_SOURCE_FD} {_quote(command)} {_SOURCE_FD}<<<{shlex.quote(source)} </dev/null "
-            f">&{_OUTPUT_FD} 2>&1 {_CONTROL_FD}>&- {_OUTPUT_FD}>&-\n"
+            f">&{_OUTPUT_FD} 2>&{errors_fd} {_CONTROL_FD}>&- {_OUTPUT_FD}>&-\n"
             f'builtin printf \'%s %s %s\\0\' {exchange.mark} "$?" "${{PWD-}}" >&{_CONTROL_FD}; '
             f"builtin printf %s {exchange.mark} >&{_OUTPUT_FD}\n"
         )
         return self._write(script.encode("utf-8", errors="surrogateescape"), deadline)
 
     def _write(self, data: bytes, deadline: float) -> bool:
-        assert self._stream is not None
+        assert self._exec is not None
         try:
-            self._stream.send(data, timeout_s=deadline - time.monotonic())
+            self._exec.send(data, timeout_s=deadline - time.monotonic())
         except OSError:
             return False
         return True
 
     def _receive(self, exchange: "_Exchange", deadline: float) -> bool:
         """Collect output until the report is there or bash is gone; False where the time is over first."""
-        assert self._stream is not None
+        assert self._exec is not None
         quiet_s = 0.05
         bash_ended = False
         while not exchange.complete:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return False
-            payloads = self._stream.receive(timeout_s=min(quiet_s, left_s))
+            payloads = self._exec.receive(timeout_s=min(quiet_s, left_s))
             if payloads is None:
                 return True
             for source, payload in payloads:
@@ -253,7 +269,7 @@ class Shell:
                 return True
             else:
                 # A background job may hold the streams open, so their end does not tell of bash's.
-                bash_ended = quiet_s >= 0.1 and self._container.exec_exit_code(self._exec_id) is not None
+                bash_ended = quiet_s >= 0.1 and self._exec.exit_code() is not None
                 quiet_s = 0.05 if bash_ended else min(2 * quiet_s, 1.0)
         return True
 
@@ -274,53 +290,71 @@ class Shell:
 
 
 class _Exchange:
-    """What came back on one command: output up to the mark, and the report on the control stream."""
+    """What came back on one command: output up to the mark; errors, the mark and the report on the control stream."""
 
-    def __init__(self, output: OutputBuffer) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.mark = secrets.token_hex(16)
-        self.output = output
-        self.control = b""
-        self.early = b""
+        self.output = OutputBuffer(max_bytes)
+        self.errors = OutputBuffer(max_bytes)
         self.exit_code: int | None = None
         self.workdir = ""
-        self._mark = self.mark.encode()
-        self._held = b""
-        self._output_ended = False
+        self._output = _UpToMark(self.mark.encode(), self.output)
+        self._control = _UpToMark(self.mark.encode() + b" ", self.errors)
 
     @property
     def complete(self) -> bool:
-        return self._output_ended and self.exit_code is not None
+        return self._output.found and self.exit_code is not None
+
+    @property
+    def early(self) -> bytes:
+        """What came behind the end of the output."""
+        return self._output.rest
 
     def add(self, source: int, payload: bytes) -> None:
-        if source == STDERR:
-            self._add_control(payload)
-        elif self._output_ended:
-            self.early = (self.early + payload)[-_MAX_CONTROL_BYTES:]
-        else:
-            data = self._held + payload
-            end = data.find(self._mark)
-            if end >= 0:
-                self._output_ended = True
-                self.output.add(data[:end])
-                self._held, self.early = b"", data[end + len(self._mark) :]
-            else:  # a mark may be cut in two
-                safe = max(0, len(data) - len(self._mark) + 1)
-                self.output.add(data[:safe])
-                self._held = data[safe:]
-
-    def flush(self) -> None:
-        """Give out what was held back for a mark that will not come."""
-        self.output.add(self._held + self.early)
-        self._held = self.early = b""
-
-    def _add_control(self, payload: bytes) -> None:
-        self.control = (self.control + payload)[-_MAX_CONTROL_BYTES:]
-        _, found, report = self.control.partition(self._mark + b" ")
-        body, ended, _ = report.partition(b"\0")
-        if found and ended:
+        if source != STDERR:
+            self._output.add(payload)
+            return
+        self._control.add(payload)
+        body, ended, _ = self._control.rest.partition(b"\0")
+        if self._control.found and ended:
             exit_code, _, workdir = body.partition(b" ")
             self.exit_code = int(exit_code) if exit_code.isdigit() else 1
             self.workdir = workdir.decode("utf-8", errors="surrogateescape")
+
+    def flush(self) -> None:
+        """Give out what was held back for a mark that will not come."""
+        self._output.flush()
+        self._control.flush()
+
+
+class _UpToMark:
+    """A stream that a mark ends: what stands before it goes into a buffer, what follows is `rest`."""
+
+    def __init__(self, mark: bytes, buffer: OutputBuffer) -> None:
+        self.found = False
+        self.rest = b""
+        self._mark = mark
+        self._buffer = buffer
+        self._held = b""
+
+    def add(self, payload: bytes) -> None:
+        if self.found:
+            self.rest = (self.rest + payload)[-_MAX_CONTROL_BYTES:]
+            return
+        data = self._held + payload
+        end = data.find(self._mark)
+        if end >= 0:
+            self.found = True
+            self._buffer.add(data[:end])
+            self._held, self.rest = b"", data[end + len(self._mark) :]
+        else:  # a mark may be cut in two
+            safe = max(0, len(data) - len(self._mark) + 1)
+            self._buffer.add(data[:safe])
+            self._held = data[safe:]
+
+    def flush(self) -> None:
+        self._buffer.add(self._held + self.rest)
+        self._held = self.rest = b""
 
 
 def _quote(text: str) -> str:

@@ -8,15 +8,14 @@ import socket
 import struct
 from typing import Any
 
+from srl_swe.environments.engine import STDERR, STDOUT
 from srl_swe.errors import ContainerError
 
-STDOUT = 1
-STDERR = 2
 _RECEIVE_BYTES = 1 << 18
 _HEADER = struct.Struct(">BxxxL")
 
 
-class ExecStream:
+class AttachedStream:
     """The two-way stream of one exec without a terminal: stdin as it is, stdout and stderr in frames.
 
     Frames as in https://docs.docker.com/reference/api/engine (attach): one byte for the stream, three

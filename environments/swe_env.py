@@ -1,36 +1,70 @@
 """The Gymnasium environment: repair a repository in a container by shell commands.
 
-Left out: how the student writes an action (`srl_swe.prompts`) and how many episodes run at once
-(`srl_swe.evaluation`).
+Left out: how the student writes an action (`srl_swe.prompts`), how many episodes run at once
+(`srl_swe.evaluation`), wrappers (`wrappers.py`).
 """
 
-import io
+import copy
 import os
-import tarfile
 import time
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
 
 import gymnasium as gym
 from gymnasium.error import InvalidAction, ResetNeeded
 
-from srl_swe.environments.container import Container, ContainerLimits, Engine
+from srl_swe.environments.connect import connect_engine
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.grading import grade as grade_patch
-from srl_swe.environments.images import ensure_image
 from srl_swe.environments.instances import load_instances
+from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.observations import format_observation
-from srl_swe.environments.shell import Shell
+from srl_swe.environments.sessions import Session, WarmPool, enter
+from srl_swe.environments.snapshots import SnapshotFiles
 from srl_swe.environments.spaces import UnicodeText
-from srl_swe.environments.worktree import WorkTreeBase, extract_patch, forget_history, record_base
+from srl_swe.environments.worktree import WorkTreeBase, extract_patch
 from srl_swe.errors import ConfigError, ContainerError, DataError
-from srl_swe.types import Instance, Verdict
+from srl_swe.rewards import similarity
+from srl_swe.types import Instance, Step, Trajectory, Verdict
 
 SUBMIT = "submit"
 """The action that ends an episode."""
 
-_TOOLS = ("edit", "submit")
-_TOOL_FOLDER = "/usr/local/bin"
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """An episode at one moment: files, working directory, and where it stood. Close it when it is no longer needed.
+
+    What is not part of it: variables and functions of the shell, and processes.
+    """
+
+    instance: Instance
+    files: SnapshotFiles
+    base: WorkTreeBase
+    workdir: str
+    """The working directory of the shell."""
+    num_steps: int
+    left_s: float
+    """Seconds of the episode's time limit that were left."""
+    observation: str
+    info: dict[str, Any]
+    """What `reset` or `step` returned last."""
+
+    def close(self) -> None:
+        """Give the files up; environments that went on from them keep theirs. Idempotent."""
+        self.files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class SWEEnv(gym.Env[str, str]):
@@ -40,7 +74,7 @@ class SWEEnv(gym.Env[str, str]):
     An episode starts in a fresh container that holds an instance's repository at its base commit. Each
     action runs in one persistent bash in the work tree. The action `submit` ends the episode; the
     difference between the work tree and its first state is the patch, which the instance's tests judge
-    in another container.
+    in another container. `snapshot`, `restore` and `fork` let episodes go on from one state.
 
     ## Action Space
     `UnicodeText()`: a shell command of any length, run as it stands; `submit` alone ends the episode.
@@ -55,7 +89,9 @@ class SWEEnv(gym.Env[str, str]):
     the seeded generator. Nothing else is random, but programs may be.
 
     ## Rewards
-    1.0 at `submit` when the verdict is *resolved* and `grade` is on; 0.0 at every other step.
+    Without a trajectory of the instance: 1.0 at `submit` when the verdict is *resolved* and `grade` is on; 0.0 at
+    every other step. With one: the similarity, in [0, 1], of the action to the one that the expert took at this
+    step, `submit` included; 0.0 where the expert took none any more.
 
     ## Episode End
     Terminated by `submit`. Truncated after `max_steps` actions or `episode_timeout_s`; a truncated
@@ -63,17 +99,22 @@ class SWEEnv(gym.Env[str, str]):
     with ContainerError: it has no reward, and `reset` starts it again.
 
     ## Information
-    `instance_id`; after a command `exit_code` (None = ended at the limit), `timed_out`, `shell_replaced`
-    and `duration_s`; at the end `patch`, `patch_problem` ("" = none) and, if graded, `verdict` (Verdict).
+    `instance_id` and `workdir`; after a command `exit_code` (None = ended at the limit), `timed_out`,
+    `shell_replaced` and `duration_s`; with a trajectory `expert_action`, what the expert did next (None = nothing);
+    at the end `patch`, `patch_problem` ("" = none) and, if graded, `verdict` (Verdict).
 
     ## Arguments
     - `instances`: a file of task rows, or the instances themselves.
     - `instance_id`: plays only this one.
+    - `trajectories`: expert trajectories, at most one of an instance; only instances that have one are played.
     - `grade`: runs the tests at `submit`.
     - `max_steps`: actions per episode, `submit` included; None = no limit.
     - `command_timeout_s`, `episode_timeout_s`: seconds of wall time.
     - `max_observation_chars`: longest command output in an observation.
+    - `strip_escapes`: leaves colours and other control sequences of terminals out of observations.
     - `limits`: what the container may use.
+    - `num_warm`: containers opened in the background for the resets to come; with 0 nothing waits, and no
+      prepared image is kept.
     - `engine`: a connection to share; None opens one, closed by `close`.
     - `render_mode`: "ansi" makes `render` return the last action and its observation.
 
@@ -88,12 +129,15 @@ class SWEEnv(gym.Env[str, str]):
         instances: str | os.PathLike[str] | Sequence[Instance],
         *,
         instance_id: str | None = None,
+        trajectories: Sequence[Trajectory] = (),
         grade: bool = True,
         max_steps: int | None = None,
         command_timeout_s: float = 90.0,
         episode_timeout_s: float = 3600.0,
         max_observation_chars: int = 10_000,
+        strip_escapes: bool = False,
         limits: ContainerLimits | None = None,
+        num_warm: int = 1,
         engine: Engine | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -102,8 +146,9 @@ class SWEEnv(gym.Env[str, str]):
             ("command_timeout_s", command_timeout_s),
             ("episode_timeout_s", episode_timeout_s),
             ("max_observation_chars", max_observation_chars),
+            ("num_warm + 1", num_warm + 1),
         ):
-            if value <= 0:
+            if not value > 0:
                 raise ConfigError(f"SWEEnv: {name} is {value}; expected more than 0")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ConfigError(f"SWEEnv: render_mode is {render_mode!r}; expected None or 'ansi'")
@@ -111,25 +156,39 @@ class SWEEnv(gym.Env[str, str]):
         if not rows:
             raise DataError(f"SWEEnv: no instances in {instances!r}")
         self._instances = {row.instance_id: row for row in rows}
+        self._experts = _experts(trajectories)
+        if self._experts:
+            self._instances = {name: row for name, row in self._instances.items() if name in self._experts}
+            if not self._instances:
+                raise DataError(
+                    f"SWEEnv: none of the {len(rows)} instances has a trajectory; the first of the "
+                    f"{len(self._experts)} trajectories is for {next(iter(self._experts))}"
+                )
         self._instance_id = instance_id
         self._grade = grade
         self._max_steps = max_steps
         self._command_timeout_s = command_timeout_s
         self._episode_timeout_s = episode_timeout_s
         self._max_observation_chars = max_observation_chars
+        self._strip_escapes = strip_escapes
         self._limits = limits or ContainerLimits()
+        self._num_warm = num_warm
         self._engine = engine
         self._owns_engine = engine is None
         self.render_mode = render_mode
         self.action_space = UnicodeText()
         self.observation_space = UnicodeText()
-        self._instance = self._find(instance_id) if instance_id is not None else rows[0]
-        self._container: Container | None = None
-        self._shell: Shell | None = None
-        self._base: WorkTreeBase | None = None
+        first = next(iter(self._instances.values()))
+        self._instance = self._find(instance_id) if instance_id is not None else first
+        self._pool: WarmPool | None = None
+        self._session: Session | None = None
+        self._source: SnapshotFiles | None = None
+        """The snapshot that the session was started from."""
         self._num_steps = 0
         self._deadline = 0.0
-        self._last = ""
+        self._last_action = ""
+        self._last: tuple[str, dict[str, Any]] = ("", {})
+        """The last observation and info."""
 
     @property
     def instance(self) -> Instance:
@@ -139,41 +198,34 @@ class SWEEnv(gym.Env[str, str]):
     @property
     def container(self) -> Container | None:
         """The container of the current episode; None between episodes."""
-        return self._container
+        return self._session.container if self._session else None
+
+    @property
+    def expert_steps(self) -> tuple[Step, ...]:
+        """What the expert did on the current instance; () where no trajectory was given."""
+        return self._experts.get(self._instance.instance_id, ())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start an episode in a fresh container and return the problem statement.
+        """Start an episode in a container that nobody has used and return the problem statement.
 
         Raises:
             ConfigError: `options` names an unknown instance.
             ContainerError: the image or the container could not be made ready.
         """
         super().reset(seed=seed)
-        self._end_episode()
-        wanted = (options or {}).get("instance_id", self._instance_id)
-        if wanted is None:
-            ids = list(self._instances)
-            wanted = ids[int(self.np_random.integers(len(ids)))] if len(ids) > 1 else ids[0]
-        self._instance = self._find(wanted)
-        if self._engine is None:
-            self._engine = Engine.connect()
-        environment = self._instance.environment
-        image = ensure_image(self._engine, environment)
-        self._container = Container.start(
-            self._engine, image, limits=self._limits, name_hint=self._instance.instance_id
-        )
-        try:
-            self._container.put_archive("/", _tools_tar())
-            forget_history(self._container, environment.workdir)
-            self._base = record_base(self._container, environment.workdir)
-            self._shell = Shell(self._container, workdir=environment.workdir, activate=environment.activate)
-        except BaseException:
-            self._end_episode()
-            raise
-        self._num_steps = 0
-        self._deadline = time.monotonic() + self._episode_timeout_s
-        self._last = self._instance.problem_statement
-        return self._instance.problem_statement, {"instance_id": self._instance.instance_id}
+        wanted = (options or {}).get("instance_id") or self._draw(self.np_random)
+        instance = self._find(wanted)
+        self._end_episode(in_background=True)
+        self._instance = instance
+        pool = self._warm_pool()
+        self._session = pool.take(instance.environment, name_hint=instance.instance_id)
+        self._begin(num_steps=0, left_s=self._episode_timeout_s)
+        if self._num_warm:
+            # What the next reset draws, unless it is told something else.
+            following = self._find(self._draw(copy.deepcopy(self.np_random)))
+            pool.expect(following.environment)
+        self._last = (instance.problem_statement, self._info())
+        return self._last
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Run a command, or end the episode when the action is `submit`.
@@ -183,38 +235,159 @@ class SWEEnv(gym.Env[str, str]):
             InvalidAction: the action is not a string.
             ContainerError: the infrastructure failed; the episode is over without a reward.
         """
-        if self._shell is None or self._container is None or self._base is None:
-            raise ResetNeeded("SWEEnv: no episode is running; call reset() first")
+        session = self._running()
         if not isinstance(action, str):
             raise InvalidAction(f"SWEEnv: expected an action of type str, found {type(action).__name__}")
         try:
             if action.strip() == SUBMIT:
                 return self._submit()
-            return self._run(self._shell, action)
+            return self._run(session, action)
         except BaseException:
             self._end_episode()
             raise
 
+    def finish(self) -> dict[str, Any]:
+        """End the episode without a verdict and return `patch` and `patch_problem`, as `step` does at the end.
+
+        Raises:
+            ResetNeeded: no episode is running.
+            ContainerError: the infrastructure failed.
+        """
+        session = self._running()
+        try:
+            session.container.unwatch_disk()
+            extracted = extract_patch(session.container, self._instance.environment.workdir, session.base)
+        finally:
+            self._end_episode()
+        return {"patch": extracted.patch, "patch_problem": extracted.problem}
+
+    def snapshot(self) -> Snapshot:
+        """Keep the episode as it is now: every file, the working directory, steps and time left.
+
+        Variables of the shell and running processes are no part of it; the episode itself goes on with both.
+
+        Raises:
+            ResetNeeded: no episode is running.
+            ContainerError: the engine failed; the episode goes on.
+        """
+        session = self._running()
+        observation, info = self._last
+        return Snapshot(
+            instance=self._instance,
+            files=SnapshotFiles.take(session.container),
+            base=session.base,
+            workdir=session.shell.workdir,
+            num_steps=self._num_steps,
+            left_s=self._deadline - time.monotonic(),
+            observation=observation,
+            info=dict(info),
+        )
+
+    def restore(self, snapshot: Snapshot) -> tuple[str, dict[str, Any]]:
+        """Go on from a snapshot, of this or another environment, and return what was observed there.
+
+        Raises:
+            ContainerError: the snapshot is closed, or the container could not be started.
+        """
+        self._end_episode(in_background=True)
+        engine = self._connection()
+        snapshot.files.acquire()
+        self._source = snapshot.files
+        try:
+            container = Container.start(
+                engine, snapshot.files.image, limits=self._limits, name_hint=snapshot.instance.instance_id
+            )
+        except BaseException:
+            self._end_episode()
+            raise
+        try:
+            self._session = enter(container, snapshot.instance.environment, snapshot.base)
+            self._session.shell.go_to(snapshot.workdir)
+        except BaseException:
+            container.close()
+            self._end_episode()
+            raise
+        self._instance = snapshot.instance
+        self._begin(num_steps=snapshot.num_steps, left_s=snapshot.left_s)
+        self._last = (snapshot.observation, dict(snapshot.info))
+        return self._last
+
+    def fork(self, n: int) -> list["SWEEnv"]:
+        """Return `n` environments that go on from the state of this one, each in a container of its own.
+
+        They share this one's connection to the engine: close them before it.
+
+        Raises:
+            ResetNeeded: no episode is running.
+            ContainerError: the engine failed; nothing is left of any of them.
+        """
+        if n < 1:
+            raise ConfigError(f"SWEEnv.fork: n is {n}; expected at least 1")
+        forks = [self._sibling() for _ in range(n)]
+        with self.snapshot() as snapshot, ThreadPoolExecutor(min(n, 8)) as threads:
+            try:
+                list(threads.map(lambda fork: fork.restore(snapshot), forks))
+            except BaseException:
+                for fork in forks:
+                    fork.close()
+                raise
+        return forks
+
+    def replay(self, k: int) -> tuple[str, dict[str, Any]]:
+        """Bring the environment to the state before the expert's step `k` by running the steps before it.
+
+        Starts the current instance anew. Returns the last observation, the problem statement for k = 0.
+
+        Raises:
+            ConfigError: there is no trajectory of the instance, or `k` is out of range.
+            ContainerError: the infrastructure failed.
+        """
+        steps = self.expert_steps
+        last = len(steps) - (1 if steps and steps[-1].action.strip() == SUBMIT else 0)
+        if not steps or not 0 <= k <= last:
+            found = f"has {len(steps)} steps, so k lies in 0…{last}" if steps else "has no trajectory"
+            raise ConfigError(f"SWEEnv.replay({k}): instance {self._instance.instance_id} {found}")
+        self.reset(options={"instance_id": self._instance.instance_id})
+        for step in steps[:k]:
+            _, _, terminated, truncated, _ = self.step(step.action)
+            if terminated or truncated:
+                raise ConfigError(
+                    f"SWEEnv.replay({k}): the episode ended at step {self._num_steps}; raise max_steps or "
+                    "episode_timeout_s"
+                )
+        return self._last
+
     def render(self) -> str | None:
         """Return the last action and its observation when `render_mode` is "ansi"."""
-        return self._last if self.render_mode == "ansi" else None
+        if self.render_mode != "ansi":
+            return None
+        observation = self._last[0]
+        return f"$ {self._last_action}\n{observation}" if self._last_action else observation
 
     def close(self) -> None:
-        """End the episode and remove its container; idempotent."""
-        self._end_episode()
-        if self._owns_engine and self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        """End the episode and remove its container, and the warm ones; idempotent."""
+        pool, self._pool = self._pool, None
+        try:
+            self._end_episode()
+        finally:
+            if pool is not None:
+                pool.close()
+            if self._owns_engine and self._engine is not None:
+                self._engine.close()
+                self._engine = None
 
-    def _run(self, shell: Shell, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def _run(self, session: Session, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         timeout_s = max(0.1, min(self._command_timeout_s, self._deadline - time.monotonic()))
         # Bytes, four to a character at most, so that the cut falls in the observation and not before.
-        result = shell.run(action, timeout_s=timeout_s, max_output_bytes=4 * self._max_observation_chars + 1024)
-        observation = format_observation(result, self._max_observation_chars, timeout_s=timeout_s)
-        self._last = f"$ {action}\n{observation}"
+        result = session.shell.run(action, timeout_s=timeout_s, max_output_bytes=4 * self._max_observation_chars + 1024)
+        if session.egress is not None and not session.egress.is_alive():
+            session.egress.reopen()
+        observation = format_observation(
+            result, self._max_observation_chars, timeout_s=timeout_s, strip_escapes=self._strip_escapes
+        )
+        reward = self._similarity(action)
         self._num_steps += 1
-        info: dict[str, Any] = {
-            "instance_id": self._instance.instance_id,
+        info = self._info() | {
             "exit_code": result.exit_code,
             "timed_out": result.timed_out,
             "shell_replaced": result.shell_replaced,
@@ -223,42 +396,90 @@ class SWEEnv(gym.Env[str, str]):
         too_many = self._max_steps is not None and self._num_steps >= self._max_steps
         truncated = too_many or time.monotonic() >= self._deadline
         if truncated:
-            info |= self._finish()
-        return observation, 0.0, False, truncated, info
+            info |= self.finish()
+        self._last_action, self._last = action, (observation, info)
+        return observation, reward, False, truncated, info
 
     def _submit(self) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        info: dict[str, Any] = {"instance_id": self._instance.instance_id, "exit_code": 0, "timed_out": False}
-        info |= self._finish()
-        reward = 0.0
+        reward = self._similarity(SUBMIT)
+        self._num_steps += 1
+        info = self._info() | {"exit_code": 0, "timed_out": False}
+        info |= self.finish()
         if self._grade:
-            assert self._engine is not None
-            verdict: Verdict = grade_patch(self._engine, self._instance, info["patch"])
+            verdict: Verdict = grade_patch(self._connection(), self._instance, info["patch"])
             if verdict.status == "invalid":
                 raise ContainerError(
                     f"{self._instance.instance_id}: the patch could not be judged: {verdict.reason}; "
                     "the episode has no reward, reset() starts it again"
                 )
             info["verdict"] = verdict
-            reward = 1.0 if verdict.status == "resolved" else 0.0
-        self._last = f"$ {SUBMIT}"
+            if not self.expert_steps:
+                reward = 1.0 if verdict.status == "resolved" else 0.0
+        self._last_action, self._last = SUBMIT, ("", info)
         return "", reward, True, False, info
 
-    def _finish(self) -> dict[str, Any]:
-        """Take the patch out of the container and end the episode."""
-        assert self._container is not None and self._base is not None
-        extracted = extract_patch(self._container, self._instance.environment.workdir, self._base)
-        self._end_episode()
-        return {"patch": extracted.patch, "patch_problem": extracted.problem}
+    def _similarity(self, action: str) -> float:
+        expert = self._expert_action()
+        return 0.0 if expert is None else similarity(action, expert)
 
-    def _end_episode(self) -> None:
-        shell, self._shell, self._base = self._shell, None, None
-        container, self._container = self._container, None
+    def _expert_action(self) -> str | None:
+        steps = self.expert_steps
+        return steps[self._num_steps].action if self._num_steps < len(steps) else None
+
+    def _info(self) -> dict[str, Any]:
+        info: dict[str, Any] = {"instance_id": self._instance.instance_id}
+        if self._session is not None:
+            info["workdir"] = self._session.shell.workdir
+        if self.expert_steps:
+            info["expert_action"] = self._expert_action()
+        return info
+
+    def _begin(self, *, num_steps: int, left_s: float) -> None:
+        self._num_steps = num_steps
+        self._deadline = time.monotonic() + left_s
+        self._last_action = ""
+
+    def _running(self) -> Session:
+        if self._session is None:
+            raise ResetNeeded("SWEEnv: no episode is running; call reset() first")
+        return self._session
+
+    def _end_episode(self, *, in_background: bool = False) -> None:
+        session, self._session = self._session, None
+        source, self._source = self._source, None
+        if session is not None and in_background and source is None:
+            self._warm_pool().discard(session)
+            return
         try:
-            if shell is not None:
-                shell.close()
+            if session is not None:
+                session.close()
         finally:
-            if container is not None:
-                container.close()
+            if source is not None:
+                source.release()
+
+    def _connection(self) -> Engine:
+        if self._engine is None:
+            self._engine = connect_engine()
+        return self._engine
+
+    def _warm_pool(self) -> WarmPool:
+        if self._pool is None:
+            self._pool = WarmPool(self._connection(), self._limits, max_per_image=self._num_warm)
+        return self._pool
+
+    def _sibling(self) -> "SWEEnv":
+        """Return an environment with the same settings, without an episode, on the same connection."""
+        sibling = copy.copy(self)
+        sibling._engine, sibling._owns_engine = self._connection(), False
+        sibling._pool = sibling._session = sibling._source = None
+        sibling._np_random = None
+        return sibling
+
+    def _draw(self, generator: Any) -> str:
+        if self._instance_id is not None:
+            return self._instance_id
+        ids = list(self._instances)
+        return ids[int(generator.integers(len(ids)))] if len(ids) > 1 else ids[0]
 
     def _find(self, instance_id: str) -> Instance:
         try:
@@ -270,13 +491,12 @@ class SWEEnv(gym.Env[str, str]):
             ) from None
 
 
-def _tools_tar() -> bytes:
-    """Return the programs for agents as a tar rooted at /."""
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as archive:
-        for name in _TOOLS:
-            data = (files("srl_swe") / "docker" / name).read_bytes()
-            entry = tarfile.TarInfo(f"{_TOOL_FOLDER}/{name}".lstrip("/"))
-            entry.size, entry.mode = len(data), 0o755
-            archive.addfile(entry, io.BytesIO(data))
-    return tar.getvalue()
+def _experts(trajectories: Sequence[Trajectory]) -> dict[str, tuple[Step, ...]]:
+    experts: dict[str, tuple[Step, ...]] = {}
+    for trajectory in trajectories:
+        if trajectory.instance_id in experts:
+            raise DataError(f"SWEEnv: two trajectories are for {trajectory.instance_id}; choose one of them")
+        if not trajectory.steps:
+            raise DataError(f"SWEEnv: trajectory {trajectory.trajectory_id} has no steps")
+        experts[trajectory.instance_id] = trajectory.steps
+    return experts

@@ -16,24 +16,37 @@ MAX_PATCH_BYTES = 32 << 20
 """A larger patch counts as none."""
 
 _GIT_TIMEOUT_S = 120.0
+_FORGET_TIMEOUT_S = 900.0
+"""A history of a million objects is walked and packed within minutes."""
 _ALWAYS_IGNORED = "__pycache__/\n*.py[co]\n"
 
-# GIT_DIR spares git's question about who owns the tree.
-_FORGET = r"""
+# GIT_DIR spares git's question about who owns the tree. What stays is what HEAD, the refs that it contains and the
+# index need; where anything else lies among the objects, these are packed anew and all other files removed.
+FORGET_SCRIPT = r"""
 cd -- "$1" || exit
 export GIT_DIR="$PWD/.git" GIT_WORK_TREE="$PWD"
-changed=
-for remote in $(git remote); do git remote remove "$remote" && changed=1; done
-doomed=$(git for-each-ref --format='delete %(refname)' refs/remotes refs/stash
-         git for-each-ref --format='delete %(refname)' --no-merged=HEAD)
-if [ -n "$doomed" ]; then printf '%s\n' "$doomed" | sort -u | git update-ref --stdin && changed=1; fi
-directory=$(git rev-parse --absolute-git-dir)
-(cd -- "$directory" && rm -rf logs ORIG_HEAD FETCH_HEAD MERGE_HEAD)
-if [ -n "$changed" ]; then
-  packed_kib=$(git count-objects -v | sed -n 's/^size-pack: //p')
-  if [ "${packed_kib:-0}" -le 32768 ]; then git repack -a -d -q; fi
-  git prune --expire=now
+directory=$(git rev-parse --absolute-git-dir) && objects=$(git rev-parse --git-path objects) || exit
+objects=$(cd -- "$objects" && pwd -P) || exit
+for remote in $(git remote); do git remote remove "$remote"; done
+doomed=$(git for-each-ref --format='delete %(refname)' refs/remotes refs/stash refs/notes refs/replace
+         git for-each-ref --format='delete %(refname)' --no-merged=HEAD
+         git for-each-ref --format='%(objecttype)%(*objecttype) %(refname)' |
+           sed -n '/^[^ ]*commit /!s/^[^ ]* /delete /p')
+if [ -n "$doomed" ]; then printf '%s\n' "$doomed" | sort -u | git update-ref --stdin || exit; fi
+(cd -- "$directory" && rm -rf logs rr-cache *_HEAD BISECT_* info/grafts && rm -f "$objects"/info/commit-graph &&
+  rm -rf "$objects"/info/commit-graphs)
+held() { git cat-file --batch-all-objects --batch-check='%(objectname)' | sort -u; }
+needed() { git rev-list --objects --all --indexed-objects HEAD | cut -d ' ' -f 1 | sort -u; }
+scratch=$(mktemp -d) || exit
+set -o pipefail
+held >"$scratch/held" && needed >"$scratch/needed" || exit
+if ! cmp -s "$scratch/held" "$scratch/needed"; then
+  echo HEAD | git pack-objects -q --revs --all --indexed-objects --delta-base-offset "$scratch/pack" >/dev/null || exit
+  rm -rf -- "$objects"/?? "$objects"/pack "$objects"/info && mkdir "$objects"/pack "$objects"/info || exit
+  mv -- "$scratch"/pack-* "$objects"/pack/ && chmod 444 -- "$objects"/pack/* || exit
+  held | cmp -s - "$scratch/needed" || { echo "objects remain that HEAD does not need"; exit 1; }
 fi
+rm -rf -- "$scratch"
 """
 
 _RECORD = r"""
@@ -102,11 +115,13 @@ class ExtractedPatch:
 
 
 def forget_history(container: Container, workdir: str) -> None:
-    """Remove what lies after HEAD from the repository: remotes, reflogs, refs that HEAD does not contain.
+    """Remove what lies after HEAD from the repository: remotes, reflogs, refs that HEAD does not contain, and every
+    object that only they reached or that nothing reached.
 
-    Objects that nothing refers to any more are deleted where that is quick (at most 32 MiB of packs).
+    Raises:
+        ContainerError: it cannot be removed.
     """
-    result = container.execute(["/bin/bash", "-c", _FORGET, "bash", workdir], timeout_s=_GIT_TIMEOUT_S)
+    result = container.execute(["/bin/bash", "-c", FORGET_SCRIPT, "bash", workdir], timeout_s=_FORGET_TIMEOUT_S)
     if result.exit_code != 0:
         raise ContainerError(
             f"container {container.name}: cannot remove later history from {workdir}: {result.output.strip()[-1000:]}"

@@ -45,6 +45,8 @@ class InstanceEnvironment:
     """Shell text run at the start of every shell, for example a conda activation."""
     recipe: SdistRecipe | None = None
     """How to build the image; None means that it can only be pulled."""
+    network: tuple[str, ...] = ()
+    """Hosts that commands may reach through a proxy, as `environments/egress.py` reads them; () = none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +173,8 @@ class CommandResult:
     """What one command did in a container."""
 
     output: str
-    """Merged stdout and stderr, invalid UTF-8 replaced, the middle left out beyond the limit."""
+    """Merged stdout and stderr (stdout alone where the streams were asked for apart), invalid UTF-8 replaced, the
+    middle left out beyond the limit."""
     exit_code: int | None
     """None = ended by the time limit, or the shell died before it could say."""
     duration_s: float
@@ -179,6 +182,10 @@ class CommandResult:
     shell_replaced: bool = False
     """The shell did not survive; a fresh one stands in the same directory."""
     omitted_bytes: int = 0
+    errors: str = ""
+    """Stderr, where the streams were asked for apart."""
+    ended_by: str = ""
+    """Why every process was ended from outside during the command or since the one before; "" = they were not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -75,33 +75,27 @@ def _room() -> Finding:
 
 
 def _engine() -> Finding:
-    from srl_swe.environments.container import Engine
+    from srl_swe.environments.connect import connect_engine
 
     try:
-        engine = Engine.connect(timeout_s=10)
+        engine = connect_engine(timeout_s=10)
     except ContainerError as error:
         return Finding(name="container engine", good=False, needed=True, found=str(error), advice="run `make engine`")
-    try:
-        version = engine.client.version()
-    finally:
-        engine.close()
-    return Finding(
-        name="container engine", good=True, needed=True, found=f"{version.get('Version')} (API {version['ApiVersion']})"
-    )
+    engine.close()
+    found = engine.name + "".join(f"\nnote: {gap}" for gap in engine.gaps)
+    return Finding(name="container engine", good=True, needed=True, found=found)
 
 
 def _base_image() -> Finding:
-    from srl_swe.environments.container import Engine
+    from srl_swe.environments.connect import connect_engine
     from srl_swe.environments.image_names import BASE_IMAGE
 
     try:
-        engine = Engine.connect(timeout_s=10)
+        engine = connect_engine(timeout_s=10)
     except ContainerError:
         return Finding(name="base image", good=False, needed=True, found="no engine to ask", advice="first the engine")
-    try:
-        present = bool(engine.client.images.list(name=BASE_IMAGE))
-    finally:
-        engine.close()
+    with engine:
+        present = engine.find_image(BASE_IMAGE) is not None
     return Finding(
         name="base image",
         good=present,

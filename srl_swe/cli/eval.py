@@ -80,14 +80,14 @@ def run(arguments: Sequence[str]) -> int:
 
 def run_evaluation(config: EvalConfig, instances: Sequence[Instance], console: Console) -> Summary:
     """Get the predictions, grade them, and return the summary."""
-    from srl_swe.environments.container import Engine
+    from srl_swe.environments.connect import connect_engine
 
     output = output_folder(config)
     invalid: Mapping[str, str] = {}
     # Files and options are read before the engine is asked: what is wrong with them is said at once.
     predictions = _given_predictions(config, instances)
     agent = _agent(config) if config.model is not None else None
-    with Engine.connect() as engine:
+    with connect_engine() as engine:
         if agent is not None:
             outcome = agent.run(instances, output, console=console)
             predictions, invalid = outcome.predictions, outcome.invalid

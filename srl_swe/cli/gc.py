@@ -11,10 +11,10 @@ def collect() -> None:
     Every command that starts containers does this by itself first; containers of live owners, also
     of other users of the tool, are never touched.
     """
-    from srl_swe.environments.container import Engine
+    from srl_swe.environments.connect import connect_engine
     from srl_swe.environments.leases import collect_garbage
 
-    engine = Engine.connect()
+    engine = connect_engine()
     try:
         removed = collect_garbage(engine)
     finally:

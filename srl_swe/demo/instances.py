@@ -18,8 +18,8 @@ from typing import Any
 from srl_swe.demo.bugs import Bug, candidate_bugs, replacement
 from srl_swe.demo.packages import INSTALL_COMMAND, PYTHON_VERSION, WORKDIR, DemoPackage
 from srl_swe.demo.proof import Proven, ProvingContainer
-from srl_swe.environments.container import Engine
 from srl_swe.environments.downloads import sdist_file
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.instances import instance_from_row
 from srl_swe.errors import DataError
 from srl_swe.evaluation.pool import WorkPool

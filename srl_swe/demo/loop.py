@@ -18,7 +18,8 @@ from srl_swe.demo.packages import PACKAGES
 from srl_swe.demo.recording import EXPERT_NAME, record_expert
 from srl_swe.demo.report import DemoReport, print_report, read_report
 from srl_swe.demo.stages import Stages, claim_folder
-from srl_swe.environments.container import Engine
+from srl_swe.environments.connect import connect_engine
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.instances import load_instances
 from srl_swe.errors import ConfigError
 from srl_swe.evaluation.agent import Agent, AgentConfig
@@ -111,7 +112,7 @@ def run_demo(config: DemoConfig, *, console: Console | None = None) -> DemoRepor
         claim_folder(config.output, config)
         stages = Stages(config.output, console)
         stages.run("model", lambda: _base_model(config))
-        with Engine.connect() as engine:
+        with connect_engine() as engine:
             stages.run("instances", lambda: _make_instances(config, engine, console))
             stages.run("expert", lambda: _record_expert(config, engine, console))
             stages.run("steps", lambda: _compile(config, console))

@@ -12,7 +12,8 @@ from typing import Self
 
 from srl_swe.demo.bugs import Bug
 from srl_swe.demo.packages import WORKDIR, DemoPackage
-from srl_swe.environments.container import Container, Engine
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.image_names import instance_image_name, package_image_name
 from srl_swe.environments.images import ensure_image
 from srl_swe.errors import ContainerError

@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from srl_swe.environments.recording import ExitStatus
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MalformedCompletionError
-from srl_swe.evaluation.episodes import Episode, EpisodeResult, ExitStatus, write_episode
+from srl_swe.evaluation.episodes import Episode, EpisodeResult, write_episode
 from srl_swe.evaluation.pool import WorkPool, WorkTimeoutError
 from srl_swe.evaluation.predictions import PREDICTIONS_FILE, resume_predictions
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.files import sole_writer
-from srl_swe.prompts import PromptLimits, parse, render
+from srl_swe.prompts import ISSUE_TEMPLATE, PromptLimits, parse, render
 from srl_swe.types import Completion, Instance, Message, Prediction, Step
 
 if TYPE_CHECKING:
     from srl_swe.training.samplers import SampledCompletion, Sampler
 
 SUBMIT = "submit"
-ISSUE_TEMPLATE = "<issue>\n{{task}}\n</issue>"
 _STOP_LIMIT_S = 20.0
 
 logger = logging.getLogger(__name__)
@@ -252,6 +252,8 @@ class _Rounds:
             grade=False,
             # The agent counts the steps itself, so the environment cuts an episode short only for its time.
             max_steps=None,
+            # An instance is played once: nothing would use what is kept or opened ahead.
+            num_warm=0,
             command_timeout_s=self._config.command_timeout_s,
             episode_timeout_s=self._config.episode_limit_s,
         )

@@ -23,7 +23,7 @@ from srl_swe.files import sole_writer
 from srl_swe.types import Instance, Prediction, Verdict
 
 if TYPE_CHECKING:
-    from srl_swe.environments.container import Engine
+    from srl_swe.environments.engine import Engine
 
 RESULTS_FOLDER = "results"
 
@@ -82,7 +82,7 @@ def evaluate(
         predictions,
         config,
         judge=container_judge(engine),
-        check_alive=lambda: engine.list_labelled(LABEL),
+        check_alive=lambda: engine.list_containers(LABEL),
         stop_running=lambda: [engine.remove(container) for container in _own_containers(engine) - others],
         invalid_episodes=invalid_episodes,
         console=console,
@@ -105,7 +105,7 @@ def container_judge(engine: "Engine") -> Judge:
 
 def _own_containers(engine: "Engine") -> set[str]:
     mine = owner_labels().items()
-    return {container for container, labels, _ in engine.list_labelled(LABEL) if mine <= labels.items()}
+    return {container.id for container in engine.list_containers(LABEL) if mine <= container.labels.items()}
 
 
 def evaluate_with(

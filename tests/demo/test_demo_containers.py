@@ -11,7 +11,7 @@ from srl_swe.demo import instances as demo_instances
 from srl_swe.demo.instances import Repair, candidate_counts, make_instances
 from srl_swe.demo.packages import TOOLZ
 from srl_swe.demo.recording import record_expert
-from srl_swe.environments.container import Engine
+from srl_swe.environments.connect import connect_engine
 from srl_swe.environments.instances import load_instances
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.trajectories.formats import DropCounter, read_trajectories
@@ -25,7 +25,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_bugs_are_proven_repaired_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO())
-    with Engine.connect() as engine:
+    with connect_engine() as engine:
         path = make_instances(engine, tmp_path, [TOOLZ], num_instances=2, seed=0, notify=lambda _: None)
         rows = lines(path)
         assert len(rows) == 2

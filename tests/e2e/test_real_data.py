@@ -35,10 +35,10 @@ def instances(shared_data: Path) -> Path:
 def no_containers_left() -> Iterator[None]:
     """The commands have ended when a test has, so whatever they left has a dead owner."""
     yield
-    from srl_swe.environments.container import Engine
+    from srl_swe.environments.connect import connect_engine
 
-    with Engine.connect() as engine:
-        left = [name for name, labels, running in engine.list_labelled(LABEL) if is_abandoned(labels, running=running)]
+    with connect_engine() as engine:
+        left = [row.id for row in engine.list_containers(LABEL) if is_abandoned(row.labels, running=row.running)]
     assert not left
 
 

@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
-from srl_swe.environments.container import Container, ContainerLimits, Engine
+from srl_swe.environments.connect import connect_engine
+from srl_swe.environments.container import Container
+from srl_swe.environments.docker_engine import DockerEngine
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import PARENT_LABEL
+from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import EngineUnavailableError
 
 BASE_IMAGE = "srl-swe/base:bookworm"
@@ -39,6 +43,19 @@ def _diff(path: str, before: str, after: str) -> str:
         f"b/{path}" if after else "/dev/null",
     )
     return f"diff --git a/{path} b/{path}\n{'' if before else 'new file mode 100644' + chr(10)}" + "".join(lines)
+
+
+def remove_with_children(engine: Engine, package: str) -> None:
+    """Remove the package images of that name, of any tag, and every image that was made on top of them."""
+
+    def remove(image_id: str) -> None:
+        for child in engine.list_images(f"{PARENT_LABEL}={image_id}"):
+            remove(child.id)
+        engine.remove_image(image_id)
+
+    assert isinstance(engine, DockerEngine)
+    for row in engine.client.api.images(name=package):
+        remove(row["Id"])
 
 
 @pytest.fixture(scope="session")
@@ -109,16 +126,12 @@ def build_cache(tmp_path_factory: pytest.TempPathFactory, tiny_sdist: Path) -> I
 def build_engine(build_cache: Path) -> Iterator[Engine]:
     """The engine, with the cache of `build_cache`; images of the tiny package are removed at the end."""
     try:
-        engine = Engine.connect()
+        engine = connect_engine()
     except EngineUnavailableError as error:
         pytest.skip(f"no container engine answers: {error}")
     try:
         yield engine
-        api = engine.client.api
-        for package in api.images(name="srl-swe/sdist-tinycalc"):
-            for instance in api.images(filters={"label": f"{PARENT_LABEL}={package['Id']}"}):
-                api.remove_image(instance["Id"], force=True)
-            api.remove_image(package["Id"], force=True)
+        remove_with_children(engine, "srl-swe/sdist-tinycalc")
     finally:
         engine.close()
 
@@ -127,11 +140,11 @@ def build_engine(build_cache: Path) -> Iterator[Engine]:
 def engine() -> Iterator[Engine]:
     """An engine that has the base image."""
     try:
-        engine = Engine.connect()
+        engine = connect_engine()
     except EngineUnavailableError as error:
         pytest.skip(f"no container engine answers: {error}")
     with engine:
-        if not engine.client.api.images(name=BASE_IMAGE):
+        if engine.find_image(BASE_IMAGE) is None:
             pytest.skip(f"the engine has no image {BASE_IMAGE}; docker/make-base-image makes it")
         yield engine
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from srl_swe.environments.container import Container, ContainerLimits, Engine
+from srl_swe.environments.connect import connect_engine
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import ConfigError, ContainerError, DataError, EngineUnavailableError, ImageError
 
 pytestmark = pytest.mark.docker
@@ -153,12 +156,12 @@ def test_nothing_of_the_host_gets_in(engine: Engine, monkeypatch: pytest.MonkeyP
     (tmp_path / "config.json").write_text('{"proxies": {"default": {"httpProxy": "http://proxy-secret:1"}}}')
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setenv("HOST_SECRET", "host-secret")
-    with Engine.connect() as other, Container.start(other, IMAGE) as container:
+    with connect_engine() as other, Container.start(other, IMAGE) as container:
         assert container.execute(["env"]).output.lower().count("secret") == 0
         assert container.execute(["cat", "/proc/1/environ"]).output.lower().count("secret") == 0
         assert container.execute(["hostname"]).output == "srl-swe\n"
         assert os.uname().nodename not in container.execute(["cat", "/etc/hosts"]).output.split()
-        mounts = engine.client.api.inspect_container(container.id)["Mounts"]
+        mounts = engine.client.api.inspect_container(container.name)["Mounts"]
         assert mounts == []
 
 
@@ -201,7 +204,7 @@ def test_close_is_quick_whatever_runs_and_idempotent(engine: Engine) -> None:
 
 def test_a_container_removed_from_outside_is_an_error_not_a_result(engine: Engine) -> None:
     with Container.start(engine, IMAGE) as container:
-        engine.remove(container.id)
+        engine.remove(container.name)
         assert not container.is_running()
         with pytest.raises(ContainerError):
             container.execute(["true"])
@@ -211,8 +214,8 @@ def test_a_container_removed_from_outside_is_an_error_not_a_result(engine: Engin
 
 def test_a_container_that_dies_under_a_command_is_an_error(engine: Engine) -> None:
     with Container.start(engine, IMAGE) as container:
-        engine.client.api.kill(container.id)
-        with pytest.raises(ContainerError, match=r"not running|no longer runs"):
+        engine.remove(container.name)
+        with pytest.raises(ContainerError, match=r"No such container|no longer runs"):
             container.execute(["true"])
 
 
@@ -231,7 +234,7 @@ def test_a_missing_image_and_a_missing_engine_have_their_errors(
         Container.start(engine, "srl-swe/no-such-image:none")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(EngineUnavailableError, match="srl-swe doctor"):
-        Engine.connect()
+        connect_engine()
 
 
 def test_limits_name_the_field_that_is_wrong() -> None:

@@ -7,20 +7,22 @@ import sys
 
 import pytest
 
-from srl_swe.environments.container import Container, Engine
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import collect_garbage, is_abandoned, owner_labels
 
 IMAGE = "srl-swe/base:bookworm"
 OWNER = f"""
 import time
-from srl_swe.environments.container import Container, Engine
-print(Container.start(Engine.connect(), {IMAGE!r}, name_hint="owner").id, flush=True)
+from srl_swe.environments.container import Container
+from srl_swe.environments.connect import connect_engine
+print(Container.start(connect_engine(), {IMAGE!r}, name_hint="owner").name, flush=True)
 time.sleep({{}})
 """
 
 
 def _exists(engine: Engine, container_id: str) -> bool:
-    return any(row[0] == container_id for row in engine.list_labelled("srl_swe"))
+    return any(row.id == container_id for row in engine.list_containers("srl_swe"))
 
 
 def test_own_containers_are_not_abandoned() -> None:
@@ -70,7 +72,7 @@ def test_only_the_container_of_a_killed_owner_is_removed(engine: Engine, contain
         owners[0].wait()
         assert _exists(engine, killed_id) and _exists(engine, live_id)
         removed = collect_garbage(engine)
-        assert killed_id in removed and live_id not in removed and container.id not in removed
+        assert killed_id in removed and live_id not in removed and container.name not in removed
         assert not _exists(engine, killed_id)
         assert _exists(engine, live_id) and container.is_running()
     finally:

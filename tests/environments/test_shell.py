@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from srl_swe.environments.container import Container, ContainerLimits, Engine
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.shell import Shell
 from srl_swe.errors import ContainerError
 from srl_swe.types import CommandResult
@@ -217,7 +219,7 @@ def test_a_container_without_bash_is_data_as_long_as_it_runs(engine: Engine) -> 
 
 def test_a_dead_container_is_an_error_never_an_observation(engine: Engine) -> None:
     with Container.start(engine, IMAGE) as container, Shell(container, workdir="/root") as shell:
-        engine.client.api.kill(container.id)
+        engine.remove(container.name)
         with pytest.raises(ContainerError, match="no longer runs"):
             _run(shell, "echo hi")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl_swe.environments.streams import ExecStream, OutputBuffer
+from srl_swe.environments.streams import AttachedStream, OutputBuffer
 from srl_swe.errors import ContainerError
 
 
@@ -24,7 +24,7 @@ def test_frames_survive_any_cut(frames: list[tuple[int, bytes]], cuts: list[int]
     data = b"".join(_frame(*frame) for frame in frames)
     near, far = socket.socketpair()
     with far:
-        stream = ExecStream(near)
+        stream = AttachedStream(near)
         received: dict[int, bytes] = {1: b"", 2: b""}
         bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
         for start, end in itertools.pairwise(bounds):
@@ -41,7 +41,7 @@ def test_frames_survive_any_cut(frames: list[tuple[int, bytes]], cuts: list[int]
 def test_nothing_yet_is_not_the_end_and_nonsense_is_an_error() -> None:
     near, far = socket.socketpair()
     with far:
-        stream = ExecStream(near)
+        stream = AttachedStream(near)
         assert stream.receive(timeout_s=0.01) == []
         far.sendall(b"HTTP/1.1 500")
         with pytest.raises(ContainerError, match="frame"):

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from srl_swe.environments.container import Container, Engine
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.worktree import WorkTreeBase, extract_patch, forget_history, record_base
 from srl_swe.errors import ContainerError
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from srl_swe.environments.container import Engine
+from srl_swe.environments.connect import connect_engine
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import BASE_IMAGE
 from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import EngineUnavailableError
@@ -68,18 +69,18 @@ def slow(instance: Instance, seconds: float) -> Instance:
 
 def own_containers(engine: Engine) -> set[str]:
     mine = owner_labels().items()
-    return {container for container, labels, _ in engine.list_labelled(LABEL) if mine <= labels.items()}
+    return {container.id for container in engine.list_containers(LABEL) if mine <= container.labels.items()}
 
 
 @pytest.fixture(scope="session")
 def tiny_engine() -> Iterator[Engine]:
     """An engine that has the tiny instance's image."""
     try:
-        engine = Engine.connect()
+        engine = connect_engine()
     except EngineUnavailableError as error:
         pytest.skip(str(error))
     with engine:
-        if not engine.client.images.list(BASE_IMAGE):
+        if engine.find_image(BASE_IMAGE) is None:
             pytest.skip(f"the base image {BASE_IMAGE} is missing; `make setup` makes it")
         engine.client.images.build(fileobj=io.BytesIO(DOCKERFILE.encode()), tag=TINY_IMAGE, rm=True)
         yield engine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from srl_swe.environments.container import Engine
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL
 from srl_swe.errors import ConfigError, SamplerError
 from srl_swe.evaluation.agent import Agent, AgentConfig, AgentOutcome
@@ -200,7 +200,7 @@ def test_kill_9_and_run_again(tmp_path: Path, tiny_engine: Engine) -> None:
     assert second.returncode == 0, second.stderr
     assert f"predicted 4 episodes {4 - kept}" in second.stdout
     assert len(read_predictions(predictions)) == 4
-    owners = [labels["srl_swe.pid"] for _, labels, _ in tiny_engine.list_labelled(LABEL)]
+    owners = [container.labels["srl_swe.pid"] for container in tiny_engine.list_containers(LABEL)]
     assert str(first.pid) not in owners
 
 
@@ -218,7 +218,7 @@ def test_ctrl_c_leaves_no_container(tmp_path: Path, tiny_engine: Engine) -> None
         _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "predictions; run the same command again to go on" in err
-    assert str(process.pid) not in [labels["srl_swe.pid"] for _, labels, _ in tiny_engine.list_labelled(LABEL)]
+    assert str(process.pid) not in [container.labels["srl_swe.pid"] for container in tiny_engine.list_containers(LABEL)]
 
 
 @pytest.mark.parametrize(

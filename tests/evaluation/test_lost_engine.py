@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from docker.client import DockerClient
 
-from srl_swe.environments.container import Engine
+from srl_swe.environments.docker_engine import DockerEngine
 from srl_swe.errors import EngineUnavailableError
 from srl_swe.evaluation.agent import Agent, AgentConfig
 from srl_swe.evaluation.controls import gold_predictions
@@ -56,7 +56,7 @@ class Relay:
 
 
 @pytest.fixture
-def relay(tiny_engine: Engine) -> Iterator[Relay]:
+def relay(tiny_engine: DockerEngine) -> Iterator[Relay]:
     base_url: str = tiny_engine.client.api.base_url
     if not base_url.startswith(("http+docker://", "unix://")):
         pytest.skip(f"needs an engine behind a local socket, not {base_url}")
@@ -68,7 +68,7 @@ def relay(tiny_engine: Engine) -> Iterator[Relay]:
     relay.cut()
 
 
-def test_the_evaluation_stops_and_goes_on_later(tmp_path: Path, tiny_engine: Engine, relay: Relay) -> None:
+def test_the_evaluation_stops_and_goes_on_later(tmp_path: Path, tiny_engine: DockerEngine, relay: Relay) -> None:
     quick, *rest = tiny_instances(4)
     instances = (quick, *(slow(instance, 20) for instance in rest))
     predictions = gold_predictions(instances)
@@ -84,7 +84,7 @@ def test_the_evaluation_stops_and_goes_on_later(tmp_path: Path, tiny_engine: Eng
     threading.Thread(target=cut_when_one_is_done, daemon=True).start()
     started = time.monotonic()
     with (
-        Engine(DockerClient(base_url=f"tcp://127.0.0.1:{relay.port}", timeout=30)) as engine,
+        DockerEngine(DockerClient(base_url=f"tcp://127.0.0.1:{relay.port}", timeout=30)) as engine,
         pytest.raises(EngineUnavailableError, match="run the same command again"),
     ):
         evaluate(instances, predictions, config, engine=engine)
@@ -97,7 +97,7 @@ def test_the_evaluation_stops_and_goes_on_later(tmp_path: Path, tiny_engine: Eng
 
 
 def test_the_agent_stops_and_goes_on_later(
-    tmp_path: Path, tiny_engine: Engine, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_engine: DockerEngine, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instances = told_apart(2)
     scripts = {

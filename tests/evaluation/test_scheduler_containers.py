@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from srl_swe.environments.container import Engine
+from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL
 from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.docker
 RUN = """\
 import sys
 from pathlib import Path
-from srl_swe.environments.container import Engine
+from srl_swe.environments.connect import connect_engine
+from srl_swe.environments.engine import Engine
 from srl_swe.evaluation.controls import gold_predictions
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from tests.evaluation.conftest import slow, tiny_instances
@@ -32,7 +33,7 @@ from tests.evaluation.conftest import slow, tiny_instances
 instances = tuple(slow(instance, 1.5) for instance in tiny_instances(6))
 config = EvaluationConfig(output=Path(sys.argv[1]), max_parallel=2)
 print("ready", flush=True)
-with Engine.connect() as engine:
+with connect_engine() as engine:
     summary = evaluate(instances, gold_predictions(instances), config, engine=engine)
 print("resolved", summary.num_resolved)
 """
@@ -51,7 +52,7 @@ def start_run(folder: Path) -> "subprocess.Popen[str]":
 
 
 def containers_of(engine: Engine, pid: int) -> list[str]:
-    return [container for container, labels, _ in engine.list_labelled(LABEL) if labels.get("srl_swe.pid") == str(pid)]
+    return [row.id for row in engine.list_containers(LABEL) if row.labels.get("srl_swe.pid") == str(pid)]
 
 
 def wait_for_results(folder: Path, count: int, process: "subprocess.Popen[str]") -> Sequence[Path]:

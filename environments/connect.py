@@ -1,0 +1,48 @@
+"""Which container engine serves this process. Left out: what an engine can do (`engine.py`)."""
+
+import os
+import threading
+
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.leases import collect_garbage
+from srl_swe.errors import ConfigError
+
+ENGINE_VARIABLE = "SRL_SWE_ENGINE"
+
+_lock = threading.Lock()
+_collected = False
+
+
+def connect_engine(*, timeout_s: float = 60) -> Engine:
+    """Connect to the engine of this machine: Docker or Podman, or the embedded one with SRL_SWE_ENGINE=embedded.
+
+    DOCKER_HOST names another socket or machine. `timeout_s` is the limit of every call. The first connection
+    of a process also removes what dead processes left.
+
+    Raises:
+        EngineUnavailableError: no engine answers; the message says what to do.
+        ConfigError: SRL_SWE_ENGINE names none.
+    """
+    global _collected
+    engine = _open(os.environ.get(ENGINE_VARIABLE) or "docker", timeout_s)
+    try:
+        with _lock:
+            first, _collected = not _collected, True
+        if first:
+            collect_garbage(engine)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _open(kind: str, timeout_s: float) -> Engine:
+    if kind == "docker":
+        from srl_swe.environments.docker_engine import DockerEngine
+
+        return DockerEngine.from_environment(timeout_s=timeout_s)
+    if kind == "embedded":
+        from srl_swe.environments.embedded_engine import EmbeddedEngine
+
+        return EmbeddedEngine()
+    raise ConfigError(f"{ENGINE_VARIABLE} is {kind!r}; expected 'docker' (Podman's socket as well) or 'embedded'")

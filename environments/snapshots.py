@@ -1,0 +1,110 @@
+"""The files of an episode at one moment, kept as an image, so that episodes can go on from there.
+
+Left out: what else belongs to the state of an episode (`swe_env.py`).
+"""
+
+import atexit
+import logging
+import os
+import secrets
+import threading
+from types import TracebackType
+from typing import Self
+
+from srl_swe.environments.container import Container, close_open_containers
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.leases import lease_label, owner_labels
+from srl_swe.errors import ContainerError
+
+LOGGER = logging.getLogger(__name__)
+
+_open_files: set["SnapshotFiles"] = set()
+_lock = threading.Lock()
+
+
+class SnapshotFiles:
+    """All files of a container at one moment. Close them; containers started from them may outlive that.
+
+    The image is removed when the files are closed and no container uses them any more; a normal exit of the
+    process removes what is left, and the next process removes what a killed one left.
+    """
+
+    def __init__(self, engine: Engine, image: str) -> None:
+        self.image = image
+        """Name of the image; start containers of it between `acquire` and `release`."""
+        self._engine = engine
+        self._owner_pid = os.getpid()
+        self._num_users = 0
+        self._closed = False
+
+    @classmethod
+    def take(cls, container: Container) -> Self:
+        """Keep the files of a container, which goes on; its processes are paused meanwhile.
+
+        Raises:
+            ContainerError: the engine failed.
+        """
+        files = cls(container.engine, f"srl-swe/snapshot:{secrets.token_hex(8)}")
+        # Known before it exists: an interrupt in the middle of the call must not lose it.
+        with _lock:
+            _open_files.add(files)
+        labels = {**owner_labels("snapshot"), **lease_label(container.limits.lifetime_s)}
+        try:
+            container.commit(files.image, labels=labels)
+        except BaseException:
+            files.close()
+            raise
+        return files
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def acquire(self) -> None:
+        """Count one more container that will use the files.
+
+        Raises:
+            ContainerError: they are closed.
+        """
+        with _lock:
+            if self._closed:
+                raise ContainerError(f"the snapshot {self.image} is closed; take another one")
+            self._num_users += 1
+
+    def release(self) -> None:
+        """Count one container less, once it is removed."""
+        with _lock:
+            self._num_users -= 1
+        self._remove_if_unused()
+
+    def close(self) -> None:
+        """No more containers will be started from the files; idempotent."""
+        with _lock:
+            self._closed = True
+        self._remove_if_unused()
+
+    def _remove_if_unused(self) -> None:
+        with _lock:
+            if not self._closed or self._num_users > 0 or self not in _open_files:
+                return
+        try:
+            self._engine.remove_image(self.image)
+        except ContainerError as error:
+            LOGGER.warning("%s; the next start removes it", error)
+            return
+        with _lock:
+            _open_files.discard(self)
+
+
+@atexit.register
+def _remove_open_files() -> None:
+    close_open_containers()
+    with _lock:
+        left = [files for files in _open_files if files._owner_pid == os.getpid()]
+    for files in left:
+        files._num_users = 0
+        files.close()
