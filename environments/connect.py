@@ -36,6 +36,15 @@ def connect_engine(*, timeout_s: float = 60) -> Engine:
     return engine
 
 
+def _forget_the_parents() -> None:
+    """After a fork: see `container.py`."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_the_parents)
+
+
 def _open(kind: str, timeout_s: float) -> Engine:
     if kind == "docker":
         from srl_swe.environments.docker_engine import DockerEngine

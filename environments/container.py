@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from srl_swe.environments.disk_watch import DiskWatch
-from srl_swe.environments.engine import STDERR, ContainerSpec, Engine, Exec
+from srl_swe.environments.engine import HOSTNAME, STDERR, ContainerSpec, Engine, Exec
 from srl_swe.environments.leases import lease_label, owner_labels, ownerless_labels
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.streams import OutputBuffer
@@ -32,7 +32,11 @@ LOGGER = logging.getLogger(__name__)
 # PID 1 waits on a pipe that it alone holds. It never forks, so a fork bomb cannot end it; bash reaps
 # orphans while it waits (not with a time limit to `read`); the kernel keeps signals from inside the container away
 # from it. An init process with a child would end with that child at the first `kill -9 -1`, the container with it.
-_INIT = "exec 3<> <(:); while :; do read -r -N 1 -u 3 _; done"
+_INIT = (
+    # Podman copies the host's /etc/hosts, and leaves / at 0555, which binds root without capabilities.
+    f"{{ printf '127.0.0.1\\tlocalhost {HOSTNAME}\\n::1\\tlocalhost\\n' >/etc/hosts; chmod u+w /; }} 2>/dev/null; "
+    "exec 3<> <(:); while :; do read -r -N 1 -u 3 _; done"
+)
 _DEFAULT_LIMITS = ContainerLimits()
 _MAX_ARCHIVE_BYTES = 1 << 30
 _LATE_OUTPUT_S = 2.0
@@ -63,7 +67,6 @@ class Container:
         """How often its processes were ended; a shell opened before the last time is dead."""
         self.ended_by = ""
         """Why its processes were ended from outside since this was last emptied; "" = they were not."""
-        self._owner_pid = os.getpid()
         self._closed = False
 
     @classmethod
@@ -391,10 +394,21 @@ def _absolute(path: str) -> str:
 def _remove_doomed() -> None:
     """Try again to remove what could not be removed while the engine failed."""
     with _lock:
-        doomed = [container for container in _doomed if container._owner_pid == os.getpid()]
+        doomed = list(_doomed)
     for container in doomed:
         with contextlib.suppress(ContainerError):
             container.close()
+
+
+def _forget_the_parents() -> None:
+    """After a fork: locks that another thread held are held for ever in the child, and containers are the parent's."""
+    global _lock, _disk_watch
+    _lock, _disk_watch = threading.Lock(), DiskWatch()
+    _open_containers.clear()
+    _doomed.clear()
+
+
+os.register_at_fork(after_in_child=_forget_the_parents)
 
 
 @atexit.register
@@ -404,8 +418,6 @@ def close_open_containers() -> None:
         containers = list(_open_containers.values())
         _open_containers.clear()
     for container in containers:
-        if container._owner_pid != os.getpid():
-            continue  # a forked child must not take its parent's containers away
         try:
             container.close()
         except ContainerError as error:

@@ -5,7 +5,6 @@ once a second; a single file is bounded by the kernel (RLIMIT_FSIZE). Left out: 
 """
 
 import logging
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -28,15 +27,13 @@ class DiskWatch:
     def __init__(self) -> None:
         self._containers: dict[str, Container] = {}
         self._lock = threading.Lock()
-        self._thread_of = 0
-        """The process that the thread runs in: a fork does not take it along."""
+        self._started = False
 
     def add(self, container: "Container") -> None:
         """Look after a container from now on."""
         with self._lock:
-            if self._thread_of != os.getpid():
-                self._containers.clear()
-                self._thread_of = os.getpid()
+            if not self._started:
+                self._started = True
                 threading.Thread(target=self._watch, name="disk-watch", daemon=True).start()
             self._containers[container.name] = container
 

@@ -6,7 +6,9 @@ starting at once queue up here and not in the engine. Left out: the protocol's m
 
 import contextlib
 import os
+import resource
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -69,12 +71,15 @@ class DockerEngine:
         self._num_cpus = float(information["NCPU"])
         platform = (version.get("Components") or [{}])[0].get("Name", "")
         kind = "podman" if "podman" in platform.lower() else "docker"
+        self._ulimits = _podman_ulimits() if kind == "podman" else []
         self.name = f"{kind} {version.get('Version')} (API {version['ApiVersion']})"
         self.architecture = _MACHINES.get(version["Arch"], version["Arch"])
         options = " ".join(information.get("SecurityOptions") or ())
         self.gaps: tuple[str, ...] = ()
         if "name=rootless" not in options and "name=userns" not in options:
             self.gaps += ("root in a container is root on the host, without capabilities (no user namespace)",)
+        if kind == "podman":
+            self.gaps += ("programs may make user namespaces (Podman's filter of system calls allows it)",)
         if "seccomp" not in options:
             self.gaps += ("system calls are not filtered (no seccomp)",)
         for key, what in (("MemoryLimit", "memory"), ("PidsLimit", "the number of processes"), ("CpuCfsQuota", "CPU")):
@@ -107,6 +112,10 @@ class DockerEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A connection is shared, never copied: `gym.make` copies its arguments."""
+        return self
 
     def find_image(self, name: str) -> ImageInfo | None:
         """See `Engine`."""
@@ -196,6 +205,7 @@ class DockerEngine:
                         {"Name": "core", "Soft": 0, "Hard": 0},
                         {"Name": "nofile", "Soft": limits.max_open_files, "Hard": limits.max_open_files},
                         {"Name": "fsize", "Soft": limits.disk_bytes, "Hard": limits.disk_bytes},
+                        *self._ulimits,
                     ],
                     # What is written to /proc/1/fd/1 would otherwise fill the host's disk.
                     log_config={"Type": "none", "Config": {}},
@@ -291,8 +301,9 @@ class DockerEngine:
             try:
                 chunks, stat = self.client.api.get_archive(container_id, path)
             except APIError as error:
-                missing = isinstance(error, NotFound) and "no such container" not in str(error).lower()
-                if not missing and "too many links" not in str(error):
+                said = str(error).lower()
+                endless = "too many links" in said or "too many levels" in said
+                if not endless and (not isinstance(error, NotFound) or "no such container" in said):
                     raise
                 missing = True
         if missing:
@@ -314,12 +325,20 @@ class _DockerExec(AttachedStream):
         return None if state["Running"] else state["ExitCode"]
 
 
+def _podman_ulimits() -> list[dict[str, Any]]:
+    """Return the limit on a user's processes that Podman would otherwise set beyond what it may on some machines."""
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    pids = int(Path("/proc/sys/kernel/pid_max").read_text())
+    value = pids if most == resource.RLIM_INFINITY else min(most, pids)
+    return [{"Name": "nproc", "Soft": value, "Hard": value}]
+
+
 def _translated(chunks: Iterator[bytes], what: str) -> Iterator[bytes]:
     with engine_errors(what):
         yield from chunks
 
 
 def _word(text: str) -> str:
-    """Quote for a Dockerfile instruction: double quotes, no variable expanded."""
-    escaped = "".join("\\" + sign if sign in '"\\$' else sign for sign in text)
-    return f'"{escaped}"'
+    """Quote for a Dockerfile instruction. Docker takes escapes, Podman keeps them: so nothing may need one."""
+    assert not set(text) & set('"\\$\n'), f"{text!r} cannot stand in an instruction"
+    return f'"{text}"'

@@ -5,6 +5,7 @@ that commands run as. Left out: how the image comes to be (`images.py`), contain
 (`sessions.py`).
 """
 
+import base64
 import hashlib
 import json
 import logging
@@ -79,7 +80,7 @@ def ensure_prepared(engine: Engine, environment: InstanceEnvironment, user: str)
             labels = {
                 PREPARED_LABEL: tools_digest(),
                 PARENT_LABEL: parent.id,
-                _BASE_LABEL: json.dumps(asdict(base)),
+                _BASE_LABEL: base64.b64encode(json.dumps(asdict(base)).encode()).decode(),
             }
             container.commit(name, labels=labels)
         _log.info("prepared %s as %s", environment.image, name)
@@ -120,6 +121,6 @@ def _name(parent_id: str, workdir: str, user: str) -> str:
 
 def _base_from(label: str) -> WorkTreeBase:
     try:
-        return WorkTreeBase(**json.loads(label))
+        return WorkTreeBase(**json.loads(base64.b64decode(label, validate=True)))
     except (ValueError, TypeError) as error:
         raise ContainerError(f"a prepared image carries the label {_BASE_LABEL}={label!r}; remove it") from error

@@ -13,7 +13,9 @@ from typing import Self
 
 from srl_swe.environments.container import Container, close_open_containers
 from srl_swe.environments.engine import Engine
+from srl_swe.environments.images import IMAGE_LABEL, PARENT_LABEL
 from srl_swe.environments.leases import lease_label, owner_labels
+from srl_swe.environments.preparation import PREPARED_LABEL
 from srl_swe.errors import ContainerError
 
 LOGGER = logging.getLogger(__name__)
@@ -33,7 +35,6 @@ class SnapshotFiles:
         self.image = image
         """Name of the image; start containers of it between `acquire` and `release`."""
         self._engine = engine
-        self._owner_pid = os.getpid()
         self._num_users = 0
         self._closed = False
 
@@ -48,7 +49,9 @@ class SnapshotFiles:
         # Known before it exists: an interrupt in the middle of the call must not lose it.
         with _lock:
             _open_files.add(files)
-        labels = {**owner_labels("snapshot"), **lease_label(container.limits.lifetime_s)}
+        # What it would inherit of the image that it started from.
+        labels = {**dict.fromkeys((PREPARED_LABEL, PARENT_LABEL, IMAGE_LABEL), ""), **owner_labels("snapshot")}
+        labels |= lease_label(container.limits.lifetime_s)
         try:
             container.commit(files.image, labels=labels)
         except BaseException:
@@ -100,11 +103,21 @@ class SnapshotFiles:
             _open_files.discard(self)
 
 
+def _forget_the_parents() -> None:
+    """After a fork: see `container.py`."""
+    global _lock
+    _lock = threading.Lock()
+    _open_files.clear()
+
+
+os.register_at_fork(after_in_child=_forget_the_parents)
+
+
 @atexit.register
 def _remove_open_files() -> None:
     close_open_containers()
     with _lock:
-        left = [files for files in _open_files if files._owner_pid == os.getpid()]
+        left = list(_open_files)
     for files in left:
         files._num_users = 0
         files.close()

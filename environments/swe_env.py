@@ -324,13 +324,15 @@ class SWEEnv(gym.Env[str, str]):
         if n < 1:
             raise ConfigError(f"SWEEnv.fork: n is {n}; expected at least 1")
         forks = [self._sibling() for _ in range(n)]
-        with self.snapshot() as snapshot, ThreadPoolExecutor(min(n, 8)) as threads:
-            try:
-                list(threads.map(lambda fork: fork.restore(snapshot), forks))
-            except BaseException:
-                for fork in forks:
-                    fork.close()
-                raise
+        try:
+            with self.snapshot() as snapshot, ThreadPoolExecutor(min(n, 8)) as threads:
+                restored = [threads.submit(fork.restore, snapshot) for fork in forks]
+            for future in restored:
+                future.result()
+        except BaseException:
+            for fork in forks:
+                fork.close()
+            raise
         return forks
 
     def replay(self, k: int) -> tuple[str, dict[str, Any]]:

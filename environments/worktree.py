@@ -33,8 +33,8 @@ doomed=$(git for-each-ref --format='delete %(refname)' refs/remotes refs/stash r
          git for-each-ref --format='%(objecttype)%(*objecttype) %(refname)' |
            sed -n '/^[^ ]*commit /!s/^[^ ]* /delete /p')
 if [ -n "$doomed" ]; then printf '%s\n' "$doomed" | sort -u | git update-ref --stdin || exit; fi
-(cd -- "$directory" && rm -rf logs rr-cache *_HEAD BISECT_* info/grafts && rm -f "$objects"/info/commit-graph &&
-  rm -rf "$objects"/info/commit-graphs)
+(cd -- "$directory" && rm -rf logs rr-cache *_HEAD *_MSG *_EDITMSG BISECT_* info/grafts info/refs)
+rm -rf -- "$objects"/info/commit-graph "$objects"/info/commit-graphs
 held() { git cat-file --batch-all-objects --batch-check='%(objectname)' | sort -u; }
 needed() { git rev-list --objects --all --indexed-objects HEAD | cut -d ' ' -f 1 | sort -u; }
 scratch=$(mktemp -d) || exit

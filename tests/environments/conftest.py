@@ -1,5 +1,6 @@
 """A tiny package of our own, as source distribution and task row, and an engine to build its images in."""
 
+import contextlib
 import difflib
 import gzip
 import hashlib
@@ -19,6 +20,7 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import PARENT_LABEL
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import EngineUnavailableError
+from tests.environments.engines import podman_engine
 
 BASE_IMAGE = "srl-swe/base:bookworm"
 
@@ -56,6 +58,14 @@ def remove_with_children(engine: Engine, package: str) -> None:
     assert isinstance(engine, DockerEngine)
     for row in engine.client.api.images(name=package):
         remove(row["Id"])
+
+
+def remove_prepared(engine: Engine, image: str) -> None:
+    """Remove an image and what was prepared of it."""
+    found = engine.find_image(image)
+    for prepared in engine.list_images(f"{PARENT_LABEL}={found.id}" if found else "none"):
+        engine.remove_image(prepared.id)
+    engine.remove_image(image)
 
 
 @pytest.fixture(scope="session")
@@ -136,17 +146,39 @@ def build_engine(build_cache: Path) -> Iterator[Engine]:
         engine.close()
 
 
+EVERY_ENGINE = ("docker", "podman", "embedded")
+ON_EVERY_ENGINE = ("test_attacks", "test_container", "test_shell", "test_snapshots", "test_swe_env", "test_worktree")
+"""Files whose tests run on each engine; the others on Docker alone."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses an engine on each of them."""
+    if "engine" in metafunc.fixturenames:
+        every = metafunc.module.__name__.rpartition(".")[2] in ON_EVERY_ENGINE
+        metafunc.parametrize("engine", EVERY_ENGINE if every else ("docker",), indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """An engine that has the base image."""
-    try:
-        engine = connect_engine()
-    except EngineUnavailableError as error:
-        pytest.skip(f"no container engine answers: {error}")
-    with engine:
+    with contextlib.ExitStack() as stack:
+        try:
+            engine = stack.enter_context(_connect(request.param, stack))
+        except EngineUnavailableError as error:
+            pytest.skip(f"no container engine answers: {error}")
         if engine.find_image(BASE_IMAGE) is None:
             pytest.skip(f"the engine has no image {BASE_IMAGE}; docker/make-base-image makes it")
         yield engine
+
+
+def _connect(kind: str, stack: contextlib.ExitStack) -> Engine:
+    if kind == "docker":
+        return connect_engine()
+    if kind == "podman":
+        return stack.enter_context(podman_engine())
+    from tests.environments.engines import embedded_engine
+
+    return stack.enter_context(embedded_engine())
 
 
 @pytest.fixture(scope="module")

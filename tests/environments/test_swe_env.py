@@ -1,6 +1,7 @@
 """The Gymnasium environment, episode by episode, in real containers."""
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,8 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.instances import instance_from_row
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ConfigError, ContainerError, DataError
-from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
+from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Step, Trajectory
+from tests.environments.conftest import remove_prepared
 
 pytestmark = pytest.mark.docker
 BASE = "srl-swe/base:bookworm"
@@ -43,7 +45,7 @@ def instance(engine: Engine) -> Iterator[Instance]:
         tests=InstanceTests(script="true", parser="parse_log_pytest", fail_to_pass=("t",), pass_to_pass=()),
         gold_patch="",
     )
-    engine.remove_image(IMAGE)
+    remove_prepared(engine, IMAGE)
 
 
 @pytest.fixture
@@ -57,10 +59,10 @@ def _num_containers(engine: Engine) -> int:
     return len(engine.list_containers(f"srl_swe.pid={os.getpid()}"))
 
 
-def test_gymnasium_has_nothing_to_complain_about(instance: Instance) -> None:
+def test_gymnasium_has_nothing_to_complain_about(engine: Engine, instance: Instance) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gym.make("srl_swe/SWE-v0", instances=[instance], grade=False, render_mode="ansi")
+        env = gym.make("srl_swe/SWE-v0", instances=[instance], engine=engine, grade=False, render_mode="ansi")
         check_env(env.unwrapped)
         env.close()
 
@@ -84,12 +86,13 @@ def test_an_episode(env: SWEEnv) -> None:
 
 
 def test_episodes_do_not_see_each_other(env: SWEEnv, engine: Engine) -> None:
+    before = _num_containers(engine)
     env.reset()
     env.step("echo changed >code.py; touch /tmp/left")
     env.reset()
     assert env.step("cat code.py; ls /tmp")[0] == "x = 1\n"
     env.close()
-    assert _num_containers(engine) == 0
+    assert _num_containers(engine) == before
 
 
 def test_submit_among_other_commands_submits_nothing(env: SWEEnv) -> None:
@@ -209,4 +212,107 @@ def test_an_invalid_verdict_is_no_reward(engine: Engine, instance: Instance) -> 
         env.step("submit")
     with pytest.raises(ResetNeeded):
         env.step("ls")
+    env.close()
+
+
+EXPERT = ("cat code.py", "cd /tmp", "echo 'x = 2' >/repo/code.py", "submit")
+
+
+@pytest.fixture
+def expert(instance: Instance) -> Trajectory:
+    steps = tuple(Step(thought="", action=action, observation="", exit_code=0) for action in EXPERT)
+    return Trajectory(
+        trajectory_id="t",
+        instance_id=instance.instance_id,
+        problem_statement=instance.problem_statement,
+        steps=steps,
+        patch="",
+        source="tests",
+        model="",
+        resolved=True,
+    )
+
+
+def test_with_an_expert_the_reward_is_the_similarity_of_the_step(
+    engine: Engine, instance: Instance, expert: Trajectory
+) -> None:
+    env = SWEEnv([instance], trajectories=[expert], engine=engine, grade=False)
+    _, info = env.reset()
+    assert info["expert_action"] == EXPERT[0]
+    rewards = []
+    for action, following in ((EXPERT[0], EXPERT[1]), ("cd /", EXPERT[2]), ("ls", EXPERT[3]), ("echo", None)):
+        _, reward, _, _, info = env.step(action)
+        rewards.append(reward)
+        assert info["expert_action"] == following
+    # Worked out by hand, 2M/T: the same; "cd /" of "cd /tmp": 2*4/11; "ls" and the third share no letter in order; …
+    assert rewards[0] == 1.0 and rewards[1] == pytest.approx(8 / 11) and rewards[2] == 0.0
+    assert env.step("true")[1] == 0.0
+    _, reward, terminated, _, _ = env.step("submit")
+    assert (reward, terminated) == (0.0, True)
+    env.close()
+
+
+def test_replay_goes_to_the_state_before_a_step(engine: Engine, instance: Instance, expert: Trajectory) -> None:
+    env = SWEEnv([instance], trajectories=[expert], engine=engine, grade=False)
+    env.reset()
+    env.step("rm -rf /repo")
+    for k, (workdir, content) in enumerate([("/repo", 1), ("/repo", 1), ("/tmp", 1), ("/tmp", 2)]):
+        _, info = env.replay(k)
+        assert (info["workdir"], info["expert_action"]) == (workdir, EXPERT[k])
+        assert env.step("cat /repo/code.py")[0] == f"x = {content}\n"
+    assert env.replay(0)[0] == "x should be 2" and env.replay(1)[0] == "x = 1\n"
+    _, reward, _, _, _ = env.step(EXPERT[1])
+    assert reward == 1.0
+    for k in (-1, 4):
+        with pytest.raises(ConfigError, match=r"k lies in 0…3"):
+            env.replay(k)
+    env.close()
+
+
+def test_trajectories_that_do_not_fit_say_so(engine: Engine, instance: Instance, expert: Trajectory) -> None:
+    with pytest.raises(DataError, match="two trajectories are for one"):
+        SWEEnv([instance], trajectories=[expert, expert])
+    with pytest.raises(DataError, match="none of the 1 instances has a trajectory"):
+        SWEEnv([instance], trajectories=[replace(expert, instance_id="other")])
+    with pytest.raises(DataError, match="no steps"):
+        SWEEnv([instance], trajectories=[replace(expert, steps=())])
+    env = SWEEnv([instance, replace(instance, instance_id="without")], trajectories=[expert], engine=engine)
+    with pytest.raises(ConfigError, match="'without' among 1"):
+        env.reset(options={"instance_id": "without"})
+    plain = SWEEnv([instance], engine=engine)
+    with pytest.raises(ConfigError, match="has no trajectory"):
+        plain.replay(0)
+    plain.close()
+    env.close()
+
+
+def test_what_the_next_reset_draws_is_opened_ahead(engine: Engine, instance: Instance) -> None:
+    instances = [
+        replace(
+            instance, instance_id=str(number), environment=replace(instance.environment, activate=f"export N={number}")
+        )
+        for number in range(6)
+    ]
+    env = SWEEnv(instances, engine=engine, grade=False)
+    env.reset(seed=3)
+    for _ in range(3):
+        time.sleep(2)  # for what goes on in the background
+        waiting = _warm(engine)
+        _, info = env.reset()
+        assert env.container is not None and env.container.name in waiting
+        assert env.step("echo $N")[0] == info["instance_id"] + "\n"
+    env.close()
+    assert _warm(engine) == []
+
+
+def _warm(engine: Engine) -> list[str]:
+    return [row.id for row in engine.list_containers(f"srl_swe.pid={os.getpid()}") if "-warm-" in row.id]
+
+
+def test_escapes_are_stripped_by_option(engine: Engine, instance: Instance) -> None:
+    env = SWEEnv([instance], engine=engine, grade=False, strip_escapes=True, render_mode="ansi")
+    env.reset()
+    assert env.render() == "x should be 2"
+    assert env.step("printf '\\033[1;31mred\\033[0m \\033]0;title\\007plain\\n'")[0] == "red plain\n"
+    assert str(env.render()).endswith("\nred plain\n")
     env.close()

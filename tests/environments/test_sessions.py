@@ -1,0 +1,130 @@
+"""Containers opened ahead of their episodes: quick to take, never used twice, never left behind."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.limits import ContainerLimits
+from srl_swe.environments.preparation import find_prepared
+from srl_swe.environments.sessions import WarmPool, open_session
+from srl_swe.errors import ContainerError
+from srl_swe.types import InstanceEnvironment
+from tests.environments.conftest import remove_prepared
+
+pytestmark = pytest.mark.docker
+BASE = "srl-swe/base:bookworm"
+IMAGES = ("srl-swe/test-sessions:a", "srl-swe/test-sessions:b")
+LIMITS = ContainerLimits(memory_bytes=128 << 20)
+
+
+@pytest.fixture(scope="module")
+def environments(engine: Engine) -> Iterator[list[InstanceEnvironment]]:
+    with Container.start(engine, BASE) as container:
+        setup = (
+            "mkdir /repo && cd /repo && git init -q && git -c user.name=a -c user.email=a@b commit -qm 0 --allow-empty"
+        )
+        assert container.execute(["bash", "-c", setup]).exit_code == 0
+        for image in IMAGES:
+            container.commit(image, labels={"name": image})
+    yield [InstanceEnvironment(image=image, workdir="/repo") for image in IMAGES]
+    for image in IMAGES:
+        remove_prepared(engine, image)
+
+
+@pytest.fixture
+def pool(engine: Engine) -> Iterator[WarmPool]:
+    pool = WarmPool(engine, LIMITS, max_per_image=2, max_total=3)
+    yield pool
+    pool.close()
+    assert _names(engine) == []
+
+
+def _names(engine: Engine) -> list[str]:
+    return [row.id for row in engine.list_containers(f"srl_swe.pid={os.getpid()}") if "tests" not in row.id]
+
+
+def _await(engine: Engine, number: int) -> list[str]:
+    deadline = time.monotonic() + 20
+    while len(names := _names(engine)) != number and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(names) == number
+    time.sleep(0.3)  # the shell opens after the container
+    return names
+
+
+def test_what_waits_is_taken_and_never_twice(
+    pool: WarmPool, engine: Engine, environments: list[InstanceEnvironment]
+) -> None:
+    pool.expect(environments[0])
+    waiting = _await(engine, 2)
+    sessions = [pool.take(environments[0]) for _ in range(3)]
+    names = [session.container.name for session in sessions]
+    assert set(waiting) == set(names[:2]) and len(set(names)) == 3
+    for session in sessions:
+        pool.discard(session)
+
+
+def test_the_pool_is_bounded_and_drops_what_was_expected_first(
+    pool: WarmPool, engine: Engine, environments: list[InstanceEnvironment]
+) -> None:
+    pool.expect(environments[0])
+    pool.expect(environments[0])
+    first = _await(engine, 2)
+    pool.expect(environments[1])
+    time.sleep(1)
+    kept = _await(engine, 3)
+    assert len(set(first) & set(kept)) == 1
+
+
+def test_a_session_that_died_while_it_waited_is_passed_over(
+    pool: WarmPool, engine: Engine, environments: list[InstanceEnvironment]
+) -> None:
+    pool.expect(environments[0])
+    removed, *_ = _await(engine, 2)
+    engine.remove(removed)
+    session = pool.take(environments[0])
+    assert session.container.name != removed and session.is_usable()
+    pool.discard(session)
+
+
+def test_closing_in_the_middle_leaves_nothing(engine: Engine, environments: list[InstanceEnvironment]) -> None:
+    for delay_s in (0.0, 0.05, 0.15, 0.3):
+        pool = WarmPool(engine, LIMITS, max_per_image=3)
+        pool.expect(environments[0])
+        time.sleep(delay_s)
+        pool.close()
+        assert _names(engine) == []
+
+
+def test_what_cannot_be_opened_ahead_fails_when_it_is_taken(pool: WarmPool) -> None:
+    missing = InstanceEnvironment(image="localhost:9/srl-swe/none:1")
+    pool.expect(missing)
+    with pytest.raises(ContainerError, match="docker pull"):
+        pool.take(missing)
+
+
+def test_a_prepared_image_is_kept_only_where_it_will_be_used(
+    engine: Engine, environments: list[InstanceEnvironment]
+) -> None:
+    remove_prepared(engine, IMAGES[1])
+    with Container.start(engine, BASE) as container:
+        container.execute(
+            [
+                "bash",
+                "-c",
+                "git init -q /repo && cd /repo && git -c user.name=a -c user.email=a@b commit -qm 0 --allow-empty",
+            ]
+        )
+        container.commit(IMAGES[1], labels={})
+    once = open_session(engine, environments[1], limits=LIMITS, keep_prepared=False)
+    once.close()
+    assert find_prepared(engine, environments[1], "0:0") is None
+    again = open_session(engine, environments[1], limits=LIMITS, keep_prepared=True)
+    prepared = find_prepared(engine, environments[1], "0:0")
+    assert prepared is not None and prepared.base == again.base == once.base
+    assert again.shell.run("command -v edit submit; pwd", timeout_s=10).output.endswith("/repo\n")
+    again.close()
