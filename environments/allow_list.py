@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from srl_swe.errors import ConfigError
 
 _DEFAULT_PORTS = (80, 443)
-_ENTRY = re.compile(r"(\*\.)?(\[[^][]*\]|[^][:/@\s]+)(?::(\d{1,5}))?")
+_ENTRY = re.compile(r"(\*\.)?(\[[^][%]*\]|[^][:/@\s]+)(?::(\d{1,5}))?")
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 # Translated and tunnelled IPv4 (RFC 6052, RFC 3056, RFC 4380).
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

@@ -107,9 +107,14 @@ class Container:
             _open_containers[name] = container
         try:
             engine.start(spec)
-        except BaseException:
+        except ContainerError:
             with contextlib.suppress(ContainerError):
                 container.close()
+            raise
+        except BaseException:
+            # The engine may go on with what was interrupted here, so the end of the process looks once more.
+            with contextlib.suppress(ContainerError):
+                engine.remove(name)
             raise
         _disk_watch.add(container)
         return container

@@ -2,23 +2,23 @@
 
 Inside, docker/relay listens on a local port and carries every connection here over the streams of one exec. What a
 request asks for is checked here, where nothing of the container runs. A tunnel's bytes are not looked at: whoever
-answers at an allowed host's address may serve other names too. Left out: how connections get here (`relay.py`).
+answers at an allowed host's address may serve other names too. Left out: how connections get here (`relay.py`), what
+a request says (`proxy_requests.py`).
 """
 
 import contextlib
 import logging
-import re
 import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from types import TracebackType
 from typing import Self
 
-from srl_swe.environments.allow_list import AllowList, canonical_host, is_global
+from srl_swe.environments.allow_list import AllowList, is_global
 from srl_swe.environments.container import Container
+from srl_swe.environments.proxy_requests import RefusalError, Request, in_brackets, parse_request
 from srl_swe.environments.relay import IDLE_TIMEOUT_S, Channel, Connection
 from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError
 
@@ -33,34 +33,6 @@ _CONNECT_TIMEOUT_S = 10.0
 _REFUSAL_TIMEOUT_S = 10.0
 _MAX_HEAD_BYTES = 1 << 16
 _MAX_REFUSED = 100
-
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([!-~]+) (HTTP/1\.[01])")
-_FIELD = re.compile(rf"({_TOKEN}):([^\0\r\n]*)")
-_URI = re.compile(r"http://([^/?#]*)(?:(/|(?=\?))([^#]*))?", re.IGNORECASE)
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:/?#@%]+)(?::(\d{1,5}))?")
-_OWN_FIELDS = {"host", "connection", "keep-alive", "te", "trailer", "upgrade", "http2-settings"}
-
-
-class RefusalError(Exception):
-    """A request that is not carried out; answered with its status and message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """The first request of a connection."""
-
-    host: str
-    """As `canonical_host` returns it."""
-    port: int
-    head: bytes | None
-    """What the host gets in the place of the head; None = the request opens a tunnel."""
-    body_bytes: int = 0
-    """How many bytes follow the head; of a tunnel all do."""
 
 
 class Proxy:
@@ -102,14 +74,14 @@ class Proxy:
 
     def _connect(self, request: Request) -> socket.socket:
         """Connect to an address of the host that was looked at; a second look-up might have another answer."""
-        where = f"{_in_brackets(request.host)}:{request.port}"
+        where = f"{in_brackets(request.host)}:{request.port}"
         rule = self._allow.find(request.host, request.port)
         if rule is None:
             raise self._refuse(where, f"{where} is not on the allow-list of this container: {self._allow}")
         try:
             found = socket.getaddrinfo(request.host, request.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise RefusalError(502, f"{where}: the name is not known ({error})") from error
+            raise RefusalError(502, f"the name of {where} is not known: {error}") from error
         found = [entry for entry in found if rule.any_address or is_global(str(entry[4][0]))]
         if not found:
             raise self._refuse(where, f"{where} is allowed, but its address is not one of the public internet")
@@ -126,7 +98,7 @@ class Proxy:
             except OSError as error:
                 remote.close()
                 reason = error
-        raise RefusalError(504 if isinstance(reason, TimeoutError) else 502, f"{where} does not answer ({reason})")
+        raise RefusalError(504 if isinstance(reason, TimeoutError) else 502, f"{where} does not answer: {reason}")
 
     def _refuse(self, where: str, message: str) -> RefusalError:
         with self._lock:
@@ -253,62 +225,6 @@ class Egress:
         except ContainerError as error:
             self._container.require_running()
             raise ContainerError(f"container {self._container.name}: the relay does not start: {error}") from error
-
-
-def parse_request(head: bytes) -> Request:
-    """Parse a request head without its empty line, and write the head that its host gets.
-
-    `b"GET http://pypi.org/simple HTTP/1.1\\r\\nHost: x"` becomes `GET /simple HTTP/1.1` with `Host: pypi.org` and
-    `Connection: close`. RFC 9112, sections 3.2 and 6.3; what it leaves to the reader is refused.
-
-    Raises:
-        RefusalError: it is not a request that is carried out.
-    """
-    line, *lines = head.decode("latin-1").split("\r\n")
-    parts = _REQUEST_LINE.fullmatch(line)
-    if not parts:
-        raise RefusalError(400, "the request line is malformed")
-    method, target, version = parts.groups()
-    if method == "CONNECT":
-        host, port = _split_authority(target, default_port=None)
-        return Request(host=host, port=port, head=None)
-    uri = _URI.fullmatch(target)
-    if not uri:
-        raise RefusalError(400, "this is a proxy: expected CONNECT host:port, or an http:// URI in the request line")
-    host, port = _split_authority(uri[1], default_port=80)
-    authority = _in_brackets(host) + (f":{port}" if port != 80 else "")
-    kept, lengths = [f"{method} /{uri[3] or ''} {version}", f"Host: {authority}"], set()
-    for text in lines:
-        field = _FIELD.fullmatch(text)
-        if not field:
-            raise RefusalError(400, "a header field is malformed")
-        name = field[1].lower()
-        if name == "transfer-encoding":
-            raise RefusalError(411, "a request of plain HTTP needs a Content-Length here")
-        if name == "content-length":
-            lengths.add(field[2].strip(" \t"))
-        elif name not in _OWN_FIELDS and not name.startswith("proxy-"):
-            kept.append(text)
-    if len(lengths) > 1 or not all(re.fullmatch(r"[0-9]{1,15}", length) for length in lengths):
-        raise RefusalError(400, "the Content-Length is malformed")
-    kept += [f"Content-Length: {length}" for length in lengths]
-    new_head = "\r\n".join([*kept, "Connection: close", "", ""]).encode("latin-1")
-    return Request(host=host, port=port, head=new_head, body_bytes=int(lengths.pop()) if lengths else 0)
-
-
-def _split_authority(text: str, *, default_port: int | None) -> tuple[str, int]:
-    parts = _AUTHORITY.fullmatch(text)
-    port = int(parts[2]) if parts and parts[2] else default_port
-    if not parts or port is None or not 0 < port < 65536:
-        raise RefusalError(400, "the request names no host and port")
-    try:
-        return canonical_host(parts[1]), port
-    except ValueError as error:
-        raise RefusalError(400, "the request's host is neither a name nor an address") from error
-
-
-def _in_brackets(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _read_head(connection: Connection) -> tuple[bytes, bytes]:

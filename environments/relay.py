@@ -24,6 +24,7 @@ IDLE_TIMEOUT_S = 300.0
 _CLOSING_TIMEOUT_S = 15.0
 """The same once our side has ended and everything is delivered: most programs then close theirs."""
 _START_TIMEOUT_S = 60.0
+_CLOSE_TIMEOUT_S = 2.0
 _STREAM_TIMEOUT_S = 30.0
 """One for both directions, since they share their socket's; a relay that takes nothing for so long is dead."""
 
@@ -32,7 +33,7 @@ _HEADER = struct.Struct(">II")
 _GRANT = 1 << 31
 _MAX_FRAME_BYTES = 1 << 15
 _WINDOW_BYTES = 1 << 18
-_MAX_SAID_BYTES = 2000
+_MAX_SAID_CHARS = 2000
 
 
 class Stream(Protocol):
@@ -69,13 +70,17 @@ class Channel:
         return not self._closed.is_set()
 
     def close(self) -> None:
-        """Break all connections off and let the relay end; idempotent."""
-        self._closed.set()
-        self._stream.close()
-        for connection in list(self._connections.values()):
-            connection.break_off()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=5)
+        """Break all connections off and let the relay end; idempotent.
+
+        The stream is closed by the thread that reads it. Where a relay does not end when told to, that takes until
+        the end of its container, or half a minute.
+        """
+        self._give_up()
+        if self._sending.acquire(timeout=_CLOSE_TIMEOUT_S):
+            with contextlib.suppress(OSError):
+                self._stream.send(_HEADER.pack(_GRANT, 0), timeout_s=_CLOSE_TIMEOUT_S)
+            self._sending.release()
+        self._thread.join(timeout=_CLOSE_TIMEOUT_S)
 
     def send(self, number: int, data: bytes) -> None:
         """Send a frame; raises OSError where the relay is gone or takes nothing."""
@@ -93,28 +98,36 @@ class Channel:
                 self._stream.send(frame, timeout_s=_STREAM_TIMEOUT_S)
             except OSError:
                 # A part of the frame may be out: nothing can follow it.
-                self._closed.set()
-                self._stream.close()
+                self._give_up()
                 raise
+
+    def _give_up(self) -> None:
+        self._closed.set()
+        for connection in list(self._connections.values()):
+            connection.break_off()
 
     def _await_listening(self) -> None:
         said = b""
         deadline = time.monotonic() + _START_TIMEOUT_S
         try:
-            while b"listens" not in said and (left_s := deadline - time.monotonic()) > 0:
-                payloads = self._stream.receive(timeout_s=left_s)
+            while b"listens" not in said:
+                left_s = deadline - time.monotonic()
+                payloads = self._stream.receive(timeout_s=left_s) if left_s > 0 else None
                 if payloads is None:
-                    break
-                said = (said + b"".join(payload for _, payload in payloads))[-_MAX_SAID_BYTES:]
+                    said += b" " + self._input
+                    raise ContainerError(said.decode(errors="replace").strip()[:_MAX_SAID_CHARS] or "it says nothing")
+                for source, payload in payloads:
+                    if source == STDOUT:
+                        self._input += payload[: _MAX_FRAME_BYTES - len(self._input)]
+                    else:
+                        said = (said + payload)[-_MAX_SAID_CHARS:]
         except BaseException:
             self._stream.close()
             raise
-        if b"listens" not in said:
-            self._stream.close()
-            raise ContainerError(said.decode(errors="replace").strip() or "the relay says nothing")
 
     def _receive(self) -> None:
         try:
+            self._take(b"")
             while not self._closed.is_set():
                 payloads = self._stream.receive(timeout_s=_STREAM_TIMEOUT_S)
                 if payloads is None:
@@ -125,7 +138,9 @@ class Channel:
         except (OSError, RuntimeError, DataError) as error:  # ContainerError too, and no room for a thread
             LOGGER.debug("a relay is given up: %s", error)
         finally:
-            self.close()
+            self._give_up()
+            with self._sending:
+                self._stream.close()
 
     def _take(self, payload: bytes) -> None:
         self._input += payload
@@ -207,14 +222,15 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send everything, as fast as the program takes it."""
-        while data:
+        position = 0
+        while position < len(data):
             with self._changed:
                 self._wait(lambda: self._credit > 0)
-                part = data[: min(self._credit, _MAX_FRAME_BYTES)]
+                part = data[position : position + min(self._credit, _MAX_FRAME_BYTES)]
                 self._credit -= len(part)
                 self._active = time.monotonic()
             self._channel.send(self.number, part)
-            data = data[len(part) :]
+            position += len(part)
 
     def end(self) -> None:
         """Tell the program that nothing more comes; what it still sends can be received."""

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,9 @@ from srl_swe.environments.preparation import PREPARED_LABEL
 from srl_swe.errors import ContainerError
 
 LOGGER = logging.getLogger(__name__)
+
+_INTERRUPTED_S = 5.0
+"""How long the end of a process waits for a snapshot that the engine was making when it was interrupted."""
 
 _open_files: set["SnapshotFiles"] = set()
 _lock = threading.Lock()
@@ -54,8 +58,12 @@ class SnapshotFiles:
         labels |= lease_label(container.limits.lifetime_s)
         try:
             container.commit(files.image, labels=labels)
-        except BaseException:
+        except ContainerError:
             files.close()
+            raise
+        except BaseException:
+            # The engine goes on with what was interrupted here: only later can it be removed.
+            files._closed = True
             raise
         return files
 
@@ -92,15 +100,20 @@ class SnapshotFiles:
 
     def _remove_if_unused(self) -> None:
         with _lock:
-            if not self._closed or self._num_users > 0 or self not in _open_files:
-                return
+            unused = self._closed and self._num_users == 0 and self in _open_files
+        if unused:
+            self.remove()
+
+    def remove(self) -> bool:
+        """Remove the image, whoever uses it; tell whether that worked."""
         try:
-            self._engine.remove_image(self.image)
+            removed = self._engine.remove_image(self.image)
         except ContainerError as error:
             LOGGER.warning("%s; the next start removes it", error)
-            return
+            return False
         with _lock:
             _open_files.discard(self)
+        return removed
 
 
 def _forget_the_parents() -> None:
@@ -119,5 +132,8 @@ def _remove_open_files() -> None:
     with _lock:
         left = list(_open_files)
     for files in left:
-        files._num_users = 0
-        files.close()
+        interrupted, files._num_users = files._closed, 0
+        deadline = time.monotonic() + (_INTERRUPTED_S if interrupted else 0.0)
+        while not (removed := files.remove()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        LOGGER.debug("snapshot %s: removed %s", files.image, removed)

@@ -48,14 +48,21 @@ def podman_engine() -> Iterator[Engine]:
             with DockerEngine(DockerClient(base_url=f"unix://{path}", timeout=60)) as engine:
                 _variables[engine.name] = {"DOCKER_HOST": f"unix://{path}"}
                 if engine.find_image(BASE_IMAGE) is None:
-                    saved = subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE)
-                    subprocess.run([*command, "load"], stdin=saved.stdout, check=True, capture_output=True)
-                    saved.wait()
+                    load_base_image(f"unix://{path}")
                 yield engine
         finally:
             subprocess.run([*command, "rm", "--force", "--all"], capture_output=True, timeout=60)
             service.terminate()
             service.wait(10)
+
+
+def load_base_image(url: str) -> None:
+    """Copy the base image from the Docker engine of this machine to the engine at `url`."""
+    saved = subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE)
+    assert saved.stdout is not None
+    with contextlib.closing(DockerClient(base_url=url, timeout=300)) as client:
+        client.api.load_image(saved.stdout)
+    assert saved.wait() == 0
 
 
 def _await_socket(path: Path, service: "subprocess.Popen[bytes]") -> None:
