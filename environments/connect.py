@@ -13,11 +13,11 @@ _lock = threading.Lock()
 _collected = False
 
 
-def connect_engine(*, timeout_s: float = 60) -> Engine:
+def connect_engine(*, timeout_s: float = 60, collect: bool = True) -> Engine:
     """Connect to the engine of this machine: Docker or Podman, or the embedded one with SRL_SWE_ENGINE=embedded.
 
     DOCKER_HOST names another socket or machine. `timeout_s` is the limit of every call. The first connection
-    of a process also removes what dead processes left.
+    of a process also removes what dead processes left, unless `collect` is off.
 
     Raises:
         EngineUnavailableError: no engine answers; the message says what to do.
@@ -28,7 +28,7 @@ def connect_engine(*, timeout_s: float = 60) -> Engine:
     try:
         with _lock:
             first, _collected = not _collected, True
-        if first:
+        if first and collect:
             collect_garbage(engine)
     except BaseException:
         engine.close()

@@ -56,6 +56,7 @@ class _Row(BaseModel):
 
     instance_id: NonEmpty
     repo: NonEmpty
+    network: list[NonEmpty] = []
     problem_statement: str
     patch: NonEmpty
     FAIL_TO_PASS: TestIds
@@ -225,7 +226,9 @@ def _from_swebench(row: _SwebenchRow) -> Instance:
         repo=row.repo,
         base_commit=row.base_commit,
         problem_statement=row.problem_statement,
-        environment=InstanceEnvironment(image=row.image, activate=_activation(row.eval_script)),
+        environment=InstanceEnvironment(
+            image=row.image, activate=_activation(row.eval_script), network=tuple(row.network)
+        ),
         tests=InstanceTests(
             script=row.eval_script,
             parser=row.log_parser,
@@ -272,7 +275,10 @@ def _from_sdist(row: _SdistRow, where: str) -> Instance:
         base_commit="",
         problem_statement=row.problem_statement,
         environment=InstanceEnvironment(
-            image=instance_image_name(recipe, row.workdir), workdir=row.workdir, recipe=recipe
+            image=instance_image_name(recipe, row.workdir),
+            workdir=row.workdir,
+            recipe=recipe,
+            network=tuple(row.network),
         ),
         tests=InstanceTests(
             script=_script(row.workdir, row.test_cmd),

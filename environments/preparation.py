@@ -102,6 +102,23 @@ def prepare(container: Container, environment: InstanceEnvironment, user: str) -
     return record_base(container, environment.workdir)
 
 
+def collect_prepared(engine: Engine, *, every: bool) -> list[str]:
+    """Remove prepared images that nothing can use any more, or every one, and return their ids.
+
+    Raises:
+        ContainerError: the engine failed.
+    """
+    removed = []
+    for image in engine.list_images(PREPARED_LABEL):
+        digest, parent = image.labels[PREPARED_LABEL], image.labels.get(PARENT_LABEL, "")
+        if not digest:  # a snapshot, which has blanked the label
+            continue
+        useless = digest != tools_digest() or not parent or engine.find_image(parent) is None
+        if (every or useless) and engine.remove_image(image.id):
+            removed.append(image.id)
+    return removed
+
+
 @cache
 def _tools() -> dict[str, bytes]:
     return {name: (files("srl_swe") / "docker" / name).read_bytes() for name in _TOOLS}

@@ -22,7 +22,7 @@ COMMANDS = {
     "reward": "explain the similarity of two actions",
     "demo": "the whole loop on data that the project makes itself",
     "doctor": "check what this machine has, and say what to do about the rest",
-    "gc": "remove containers that a dead process left",
+    "gc": "remove containers, snapshots and images that nobody will use any more",
 }
 
 

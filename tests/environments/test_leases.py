@@ -9,7 +9,9 @@ import pytest
 
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
+from srl_swe.environments.images import PARENT_LABEL
 from srl_swe.environments.leases import collect_garbage, is_abandoned, owner_labels
+from srl_swe.environments.preparation import PREPARED_LABEL, collect_prepared, tools_digest
 
 IMAGE = "srl-swe/base:bookworm"
 OWNER = f"""
@@ -88,3 +90,25 @@ def test_a_normal_exit_closes_what_is_open(engine: Engine) -> None:
         [sys.executable, "-c", OWNER.format(0)], stdout=subprocess.PIPE, text=True, check=True, timeout=60
     )
     assert owner.stdout.strip() and not _exists(engine, owner.stdout.strip())
+
+
+@pytest.mark.docker
+def test_prepared_images_that_nothing_can_use_are_removed(engine: Engine) -> None:
+    with Container.start(engine, IMAGE) as container:
+        for name, digest, parent in (
+            ("old", "another", "srl-swe/base:bookworm"),
+            ("orphan", tools_digest(), "sha256:" + "0" * 64),
+            ("current", tools_digest(), "srl-swe/base:bookworm"),
+            ("snapshot", "", ""),
+        ):
+            labels = {PREPARED_LABEL: digest, PARENT_LABEL: parent}
+            container.commit(f"srl-swe/test-prepared:{name}", labels=labels)
+    collect_prepared(engine, every=False)
+    left = [name for name in ("old", "orphan", "current", "snapshot") if _image(engine, name)]
+    for name in left:
+        engine.remove_image(f"srl-swe/test-prepared:{name}")
+    assert left == ["current", "snapshot"]
+
+
+def _image(engine: Engine, name: str) -> bool:
+    return engine.find_image(f"srl-swe/test-prepared:{name}") is not None

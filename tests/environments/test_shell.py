@@ -43,6 +43,17 @@ def test_streams_are_merged_in_order(shell: Shell) -> None:
     assert _run(shell, "echo a; echo b >&2; echo c").output == "a\nb\nc\n"
 
 
+def test_streams_come_apart_when_asked(shell: Shell) -> None:
+    result = shell.run("echo a; echo b >&2; echo c; (exit 3)", timeout_s=20, separate_streams=True)
+    assert (result.output, result.errors, result.exit_code) == ("a\nc\n", "b\n", 3)
+    long = shell.run("seq 100000 >&2; echo end", timeout_s=60, separate_streams=True, max_output_bytes=100)
+    assert long.output == "end\n" and long.errors.startswith("1\n2\n") and long.errors.endswith("100000\n")
+    assert "bytes left out" in long.errors
+    killed = shell.run("echo before >&2; sleep 60", timeout_s=1, separate_streams=True)
+    assert killed.timed_out and killed.errors.startswith("before\n")
+    assert _run(shell, "echo a; echo b >&2").output == "a\nb\n"
+
+
 def test_exit_codes_and_the_status_variable(shell: Shell) -> None:
     assert _run(shell, "true").exit_code == 0
     assert _run(shell, "(exit 5)").exit_code == 5
