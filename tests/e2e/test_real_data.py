@@ -11,8 +11,12 @@ import pytest
 
 import srl_swe  # noqa: F401 - registers the environment
 from srl_swe.demo.model import ensure_model
+from srl_swe.environments.connect import connect_engine
 from srl_swe.environments.instances import load_instances
 from srl_swe.environments.leases import LABEL, is_abandoned
+from srl_swe.environments.limits import ContainerLimits
+from srl_swe.environments.sessions import open_session
+from tests.environments.leaked_gold import find_gold
 
 INSTANCE = "marshmallow-code__webargs.dbde72fe.func_basic__24h8gxtv"
 
@@ -35,8 +39,6 @@ def instances(shared_data: Path) -> Path:
 def no_containers_left() -> Iterator[None]:
     """The commands have ended when a test has, so whatever they left has a dead owner."""
     yield
-    from srl_swe.environments.connect import connect_engine
-
     with connect_engine() as engine:
         left = [row.id for row in engine.list_containers(LABEL) if is_abandoned(row.labels, running=row.running)]
     assert not left
@@ -89,6 +91,22 @@ def test_ten_lines_solve_a_real_instance(instances: Path) -> None:
 
     assert info["verdict"].status == "resolved"
     assert reward == 1.0
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("no_containers_left")
+def test_the_gold_patch_is_nowhere_in_an_agents_container(instances: Path) -> None:
+    (instance,) = (row for row in load_instances(instances) if row.instance_id == INSTANCE)
+    with connect_engine() as engine:
+        session = open_session(engine, instance.environment, limits=ContainerLimits(), keep_prepared=False)
+        try:
+            number, places = find_gold(session, instance)
+            assert number > 0 and places == []
+            session.container.write_file("/tmp/gold.diff", instance.gold_patch.encode())
+            assert session.shell.run("git apply /tmp/gold.diff", timeout_s=30).exit_code == 0
+            assert find_gold(session, instance)[1], "the search finds it where it is"
+        finally:
+            session.close()
 
 
 @pytest.mark.docker
