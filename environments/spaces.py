@@ -1,4 +1,4 @@
-"""A Gymnasium space of all strings; Gymnasium's own `Text` wants a finite alphabet."""
+"""A Gymnasium space of all strings, which its own `Text` with a finite alphabet is not; numbers for `info`."""
 
 from typing import Any
 
@@ -43,3 +43,12 @@ class UnicodeText(gym.Space[str]):
 
     def __hash__(self) -> int:
         return hash((UnicodeText, self.max_length))
+
+
+class ExitCode(int):
+    """An exit code in an `info` whose next one may be None.
+
+    A vector environment keeps plain numbers in an array of numbers, in which the None of a command that was ended at
+    its time limit has no place: the step would fail, and an asynchronous vector environment then hangs when it is
+    closed. Other objects, which this is to Gymnasium, are kept as they are.
+    """

@@ -25,7 +25,7 @@ from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.observations import format_observation
 from srl_swe.environments.sessions import Session, WarmPool, enter
 from srl_swe.environments.snapshots import SnapshotFiles
-from srl_swe.environments.spaces import UnicodeText
+from srl_swe.environments.spaces import ExitCode, UnicodeText
 from srl_swe.environments.worktree import WorkTreeBase, extract_patch
 from srl_swe.errors import ConfigError, ContainerError, DataError
 from srl_swe.rewards import similarity
@@ -390,7 +390,7 @@ class SWEEnv(gym.Env[str, str]):
         reward = self._similarity(action)
         self._num_steps += 1
         info = self._info() | {
-            "exit_code": result.exit_code,
+            "exit_code": None if result.exit_code is None else ExitCode(result.exit_code),
             "timed_out": result.timed_out,
             "shell_replaced": result.shell_replaced,
             "duration_s": result.duration_s,
@@ -405,7 +405,7 @@ class SWEEnv(gym.Env[str, str]):
     def _submit(self) -> tuple[str, float, bool, bool, dict[str, Any]]:
         reward = self._similarity(SUBMIT)
         self._num_steps += 1
-        info = self._info() | {"exit_code": 0, "timed_out": False}
+        info = self._info() | {"exit_code": ExitCode(0), "timed_out": False}
         info |= self.finish()
         if self._grade:
             verdict: Verdict = grade_patch(self._connection(), self._instance, info["patch"])

@@ -3,10 +3,14 @@
 What is written is decided elsewhere.
 """
 
+import contextlib
 import fcntl
+import hashlib
+import itertools
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,20 +40,53 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
+def file_name(instance_id: str) -> str:
+    """Return a name for files of this instance: its id where that is harmless, else made harmless and unique.
+
+    >>> file_name("astropy__astropy-12907")
+    'astropy__astropy-12907'
+    """
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,149}", instance_id):
+        return instance_id
+    harmless = re.sub(r"[^A-Za-z0-9_\-]", "_", instance_id)[:100]
+    return f"{harmless}-{hashlib.sha256(instance_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a whole file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    with _written(path.parent, path.name, text) as temporary:
+        temporary.replace(path)
+
+
+def write_numbered(folder: Path, stem: str, suffix: str, text: str) -> Path:
+    """Write a whole file atomically under the first free name `<stem>-<number><suffix>`, numbers from 1.
+
+    Nothing is overwritten: threads and processes may share the folder.
+    """
+    with _written(folder, stem, text) as temporary:
+        for number in itertools.count(1):
+            path = folder / f"{stem}-{number}{suffix}"
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(temporary)
+                return path
+    raise AssertionError("there is no last number")
+
+
+@contextmanager
+def _written(folder: Path, name: str, text: str) -> Iterator[Path]:
+    """Write a file under a temporary name, on disk before it gets its own; what is left of it is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, made = tempfile.mkstemp(dir=folder, prefix=f".{name[:100]}.")
+    temporary = Path(made)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.chmod(0o644)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:

@@ -23,6 +23,9 @@ Commands run with bash in the work tree. Extra commands: `edit view PATH [START 
 `edit replace PATH`, `edit insert PATH LINE`, `edit undo PATH` (text comes from a here-document; replace takes \
 the old lines, a line =======, the new lines). When the issue is fixed, the command is `submit`."""
 
+ISSUE_TEMPLATE = "<issue>\n{{task}}\n</issue>"
+"""How a prompt begins after the system prompt; the place of the problem statement in mini-swe-agent's words."""
+
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _FENCE = re.compile(r"(`{3,})bash[ \t]*\r?\n(.*?)\r?\n\1[ \t]*(?=\r?\n|\Z)", re.DOTALL)
 
@@ -67,7 +70,7 @@ def render(
     extends the prompt of the step before it.
     """
     shown = history if limits.history is None else history[len(history) - min(limits.history, len(history)) :]
-    parts = [f"<issue>\n{problem_statement.strip()}\n</issue>"]
+    parts = [ISSUE_TEMPLATE.replace("{{task}}", problem_statement.strip())]
     if len(shown) < len(history):
         parts.append(f"[{len(history) - len(shown)} earlier commands not shown]")
     for pair in shown:

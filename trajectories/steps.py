@@ -135,6 +135,8 @@ def _is_in_repo(instance_id: str, repo: str) -> bool:
 
 def _reason_for_no_target(trajectory: Trajectory, index: int, step_filter: StepFilter) -> Reason | None:
     steps = trajectory.steps
+    if not steps[index].action.strip():
+        return Reason.EMPTY_ACTION
     if not step_filter.last_step_is_target and index == len(steps) - 1:
         return Reason.LAST_STEP
     if step_filter.drop_repeats and index and steps[index].action == steps[index - 1].action:

@@ -1,48 +1,24 @@
 """One episode of the agent: what happened in it, and its files.
 
 A finished episode becomes a trajectory file that reads as one of mini-swe-agent 1.1, and a line in
-predictions.jsonl. Running episodes is left to `agent`.
+predictions.jsonl. The form of that file is left to `srl_swe.environments.recording`, running episodes to `agent`.
 """
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from srl_swe.environments.recording import SUFFIX, Ending, ExitStatus, Turn, to_json, trajectory_record
 from srl_swe.evaluation.predictions import PREDICTIONS_FILE, append_prediction, end_with_newline
-from srl_swe.evaluation.results import file_name
-from srl_swe.files import write_atomically
+from srl_swe.files import file_name, write_atomically
 from srl_swe.types import HistoryPair, Instance, Message, Prediction, Step, Trajectory
 
 TRAJECTORIES_FOLDER = "trajectories"
-FORMAT = "mini-swe-agent-1.1"
 SOURCE = "srl_swe"
-
-ExitStatus = Literal["submitted", "step_limit", "malformed", "context", "time_limit"]
 
 NO_COMMAND = "(no command: the answer was malformed)"
 """Stands for the action of a malformed answer in the history that later prompts show."""
-
-# What mini-swe-agent calls the same ends, for tools that read its files.
-_MINI_EXIT_STATUS: dict[ExitStatus, str] = {
-    "submitted": "Submitted",
-    "step_limit": "LimitsExceeded",
-    "malformed": "FormatError",
-    "context": "ContextWindowExceeded",
-    "time_limit": "LimitsExceeded",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """One completion and the answer to it."""
-
-    completion: str
-    """As the model wrote it."""
-    step: Step | None
-    """None = the completion was malformed."""
-    observation: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,63 +105,17 @@ def write_episode(folder: Path, result: EpisodeResult, *, prompt: list[Message],
 
     `prompt` is the first prompt of the episode, `config` goes into the file as it is.
     """
+    record = trajectory_record(
+        instance_id=result.trajectory.instance_id,
+        prompt=prompt,
+        turns=result.turns,
+        ending=Ending(
+            exit_status=result.exit_status, patch=result.trajectory.patch, patch_problem=result.patch_problem
+        ),
+        config=config,
+        model_stats={"prompt_tokens": result.num_prompt_tokens, "completion_tokens": result.num_completion_tokens},
+        duration_s=result.duration_s,
+    )
     name = file_name(result.trajectory.instance_id)
-    record = trajectory_record(result, prompt=prompt, config=config)
-    write_atomically(folder / TRAJECTORIES_FOLDER / f"{name}.traj.json", json.dumps(record, indent=1) + "\n")
+    write_atomically(folder / TRAJECTORIES_FOLDER / f"{name}{SUFFIX}", to_json(record))
     append_prediction(folder / PREDICTIONS_FILE, result.prediction)
-
-
-def trajectory_record(result: EpisodeResult, *, prompt: list[Message], config: dict[str, Any]) -> dict[str, Any]:
-    """Return the episode in mini-swe-agent's form: thoughts as content, commands under `extra.actions`."""
-    messages: list[dict[str, Any]] = [dict(message) for message in prompt]
-    for turn in result.turns:
-        messages.extend(_turn_messages(turn))
-    exit_status = _MINI_EXIT_STATUS[result.exit_status]
-    patch = result.trajectory.patch
-    messages.append({"role": "exit", "content": patch, "extra": {"exit_status": exit_status, "submission": patch}})
-    return {
-        "trajectory_format": FORMAT,
-        "instance_id": result.trajectory.instance_id,
-        "info": {
-            "exit_status": exit_status,
-            "submission": patch,
-            "model_stats": {
-                "instance_cost": 0.0,
-                "api_calls": len(result.turns),
-                "prompt_tokens": result.num_prompt_tokens,
-                "completion_tokens": result.num_completion_tokens,
-            },
-            "config": config,
-            "srl_swe": {
-                "exit_status": result.exit_status,
-                "patch_problem": result.patch_problem,
-                "num_malformed": result.num_malformed,
-                "duration_s": round(result.duration_s, 3),
-            },
-        },
-        "messages": messages,
-    }
-
-
-def _turn_messages(turn: Turn) -> list[dict[str, Any]]:
-    response = {"text": turn.completion}
-    if turn.step is None:
-        return [
-            {"role": "assistant", "content": turn.completion, "extra": {"actions": [], "response": response}},
-            {"role": "user", "content": turn.observation, "extra": {"interrupt_type": "FormatError"}},
-        ]
-    step = turn.step
-    # mini-swe-agent writes -1 where there is no exit code.
-    code = -1 if step.exit_code is None else step.exit_code
-    return [
-        {
-            "role": "assistant",
-            "content": step.thought,
-            "extra": {"actions": [{"command": step.action}], "response": response},
-        },
-        {
-            "role": "user",
-            "content": f"<returncode>{code}</returncode>\n<output>\n{step.observation}</output>",
-            "extra": {"raw_output": step.observation, "returncode": code},
-        },
-    ]

@@ -7,14 +7,13 @@ the patch, the tests and the environment. Deciding what to grade is left to `sch
 import hashlib
 import json
 import logging
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from srl_swe.files import write_atomically
+from srl_swe.files import file_name, write_atomically
 from srl_swe.types import Instance, Verdict
 
 SCHEMA_VERSION = 1
@@ -33,18 +32,6 @@ def verdict_key(instance: Instance, patch: str) -> str:
         content = part.encode("utf-8", "surrogatepass")
         digest.update(f"{len(content)}:".encode() + content)
     return digest.hexdigest()[:16]
-
-
-def file_name(instance_id: str) -> str:
-    """Return a name for files of this instance: its id where that is harmless, else made harmless and unique.
-
-    >>> file_name("astropy__astropy-12907")
-    'astropy__astropy-12907'
-    """
-    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,149}", instance_id):
-        return instance_id
-    harmless = re.sub(r"[^A-Za-z0-9_\-]", "_", instance_id)[:100]
-    return f"{harmless}-{hashlib.sha256(instance_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 class VerdictStore:

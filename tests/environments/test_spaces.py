@@ -1,8 +1,13 @@
-"""The space of all strings."""
+"""The space of all strings, alone and batched."""
 
+import json
+
+import gymnasium as gym
 import pytest
+from gymnasium.vector import SyncVectorEnv
 
-from srl_swe.environments.spaces import UnicodeText
+from srl_swe.environments.spaces import ExitCode, UnicodeText
+from tests.environments.text_env import Answer, TextEnv
 
 
 def test_holds_every_string_and_nothing_else() -> None:
@@ -32,3 +37,27 @@ def test_equality_goes_by_the_limit() -> None:
     assert UnicodeText(3) == UnicodeText(3, seed=1)
     assert UnicodeText(3) != UnicodeText(4)
     assert len({UnicodeText(), UnicodeText()}) == 1
+
+
+def test_batches_are_tuples_of_strings() -> None:
+    envs = SyncVectorEnv(
+        [lambda: TextEnv([Answer(observation="a")]), lambda: TextEnv([Answer(observation="bc\ud800")])],
+    )
+    assert isinstance(envs.observation_space, gym.spaces.Tuple) and len(envs.observation_space) == 2
+    assert envs.single_observation_space == UnicodeText()
+    assert envs.reset()[0] == ("It fails.", "It fails.")
+    observations, *_ = envs.step(("ls", "pwd"))
+    assert observations == ("a", "bc\ud800") and envs.observation_space.contains(observations)
+    first, second = envs.action_space.sample()
+    assert envs.action_space.contains((first, second)) and first != second
+    envs.close()
+
+
+@pytest.mark.parametrize("codes", [(ExitCode(1), None), (None, ExitCode(1)), (ExitCode(1), ExitCode(2))])
+def test_exit_codes_of_a_batch_may_be_none(codes: tuple[int | None, int | None]) -> None:
+    envs = SyncVectorEnv([lambda code=code: TextEnv([Answer(exit_code=code)]) for code in codes])
+    envs.reset()
+    infos = envs.step(("ls", "pwd"))[4]
+    assert tuple(infos["exit_code"]) == codes
+    assert json.dumps(ExitCode(3)) == "3" and f"{ExitCode(3)}" == "3"
+    envs.close()

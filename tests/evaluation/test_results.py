@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from srl_swe.evaluation.results import VerdictStore, file_name, verdict_key
+from srl_swe.evaluation.results import VerdictStore, verdict_key
+from srl_swe.files import file_name
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Verdict
 
 INSTANCE = Instance(

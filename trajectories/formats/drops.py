@@ -33,6 +33,7 @@ class Reason(StrEnum):
     # Steps: one step stays in the histories but is no target.
     REPEATED_ACTION = "repeated_action"
     ACTION_TOO_LONG = "action_too_long"
+    EMPTY_ACTION = "empty_action"
     LAST_STEP = "last_step"
     # Cuts: the trajectory ends before the step.
     PROCESS_INPUT = "process_input"

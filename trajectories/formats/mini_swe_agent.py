@@ -1,12 +1,18 @@
-"""mini-swe-agent's `.traj.json` files, versions 1 and 2 (text mode and tool calls), and the report beside them."""
+"""mini-swe-agent's `.traj.json` files, versions 1 and 2 (text mode and tool calls), and the report beside them.
+
+Records of our own environment (`srl_swe.environments.recording`) have the same form. What they hold is exact, so it is
+taken as it stands: no rule that guesses at what a scaffold added is applied to them.
+"""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from srl_swe.errors import DataError
+from srl_swe.prompts import ISSUE_TEMPLATE
 from srl_swe.trajectories.actions import SUBMIT, clean_text
 from srl_swe.trajectories.formats.assemble import Call, Turn, build_steps, find_problem_statement
 from srl_swe.trajectories.formats.chat import read_messages, text_of
@@ -40,14 +46,20 @@ def read_document(document: Mapping[str, object], *, path: Path, where: str, dro
     messages = read_messages(document.get("messages"))
     info = document.get("info")
     info = info if isinstance(info, Mapping) else {}
-    problem_statement = _problem_statement(messages, info)
+    ours = info.get("srl_swe")
+    problem_statement = _own_problem_statement(messages) if isinstance(ours, Mapping) else None
+    if problem_statement is None:
+        problem_statement = _problem_statement(messages, info)
     if problem_statement is None:
         drops.drop(SOURCE, Reason.NO_PROBLEM_STATEMENT, where)
         return None
     instance_id = document.get("instance_id")
     if not isinstance(instance_id, str) or not instance_id:
         instance_id = path.name.removesuffix(".json").removesuffix(".traj")
-    steps = build_steps(_turns(messages), source=SOURCE, where=where, drops=drops)
+    if isinstance(ours, Mapping):
+        steps, verdict = _own_steps(messages), ours.get("verdict")
+    else:
+        steps, verdict = build_steps(_turns(messages), source=SOURCE, where=where, drops=drops), _verdict(messages)
     if info.get("exit_status") == "Submitted" and steps and steps[-1].action != SUBMIT:
         drops.note(SOURCE, Reason.ADDED_SUBMIT, where)
         steps = (*steps, Step(thought="", action=SUBMIT, observation="", exit_code=None))
@@ -60,8 +72,49 @@ def read_document(document: Mapping[str, object], *, path: Path, where: str, dro
         patch=clean_text(patch) if isinstance(patch, str) else "",
         source=SOURCE,
         model=_model(info),
-        resolved=_resolved(path, instance_id),
+        resolved=verdict == "resolved" if verdict in ("resolved", "unresolved") else _resolved(path, instance_id),
     )
+
+
+def _verdict(messages: Sequence[Mapping[str, object]]) -> object:
+    """Return the verdict that our environment gave mini-swe-agent's agent with its last message; None = it did not."""
+    extra = messages[-1].get("extra") if messages else None
+    return extra.get("verdict") if isinstance(extra, Mapping) else None
+
+
+def _own_steps(messages: Sequence[Mapping[str, object]]) -> tuple[Step, ...]:
+    """Read the steps of one of our own records: each message with an action, and the answer right after it."""
+    steps = []
+    for index, (message, answer) in enumerate(pairwise(messages)):
+        commands = _commands(message, "") if message["role"] == "assistant" else []
+        if not commands:
+            continue
+        extra = answer.get("extra")
+        answered = extra if isinstance(extra, Mapping) else {}
+        command, observation, code = commands[0], answered.get("raw_output"), answered.get("returncode")
+        if len(commands) != 1 or not isinstance(command, str) or not isinstance(observation, str):
+            raise DataError(
+                f"`messages`[{index}]: a record of srl_swe has one command here and `raw_output` in the next message; "
+                f"found {len(commands)} command(s) and an output of type {type(observation).__name__}"
+            )
+        steps.append(
+            Step(
+                thought=clean_text(text_of(message.get("content"))),
+                action=clean_text(command),
+                observation=clean_text(observation),
+                exit_code=code if isinstance(code, int) and code >= 0 else None,
+            )
+        )
+    return tuple(steps)
+
+
+def _own_problem_statement(messages: Sequence[Mapping[str, object]]) -> str | None:
+    """Return what stands in the place of the problem statement, to the letter; None where the prompt is another."""
+    prompt = next((text_of(message.get("content")) for message in messages if message["role"] == "user"), "")
+    before, after = ISSUE_TEMPLATE.split("{{task}}")
+    if not prompt.startswith(before) or not prompt.endswith(after):
+        return None
+    return clean_text(prompt[len(before) : len(prompt) - len(after)]) or None
 
 
 def _turns(messages: Sequence[Mapping[str, object]]) -> list[Turn]:
