@@ -20,6 +20,7 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import PARENT_LABEL
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import EngineUnavailableError
+from tests.environments.embedded import engine_with_base_image
 from tests.environments.engines import podman_engine
 
 BASE_IMAGE = "srl-swe/base:bookworm"
@@ -147,7 +148,7 @@ def build_engine(build_cache: Path) -> Iterator[Engine]:
 
 
 EVERY_ENGINE = ("docker", "podman", "embedded")
-ON_EVERY_ENGINE = ("test_attacks", "test_container", "test_shell", "test_snapshots", "test_swe_env", "test_worktree")
+ON_EVERY_ENGINE = ("test_attacks", "test_container", "test_leaks", "test_shell", "test_snapshots", "test_swe_env", "test_worktree")
 """Files whose tests run on each engine; the others on Docker alone."""
 
 
@@ -176,9 +177,7 @@ def _connect(kind: str, stack: contextlib.ExitStack) -> Engine:
         return connect_engine()
     if kind == "podman":
         return stack.enter_context(podman_engine())
-    from tests.environments.engines import embedded_engine
-
-    return stack.enter_context(embedded_engine())
+    return stack.enter_context(engine_with_base_image())
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from srl_swe.environments.docker_engine import DockerEngine
 from srl_swe.environments.engine import Engine
 from srl_swe.errors import EngineUnavailableError
 from srl_swe.paths import cache_dir
+from tests.environments.embedded import CACHE as EMBEDDED_CACHE
 
 BASE_IMAGE = "srl-swe/base:bookworm"
 
@@ -24,6 +25,8 @@ _variables: dict[str, dict[str, str]] = {}
 
 def variables_of(engine: Engine) -> dict[str, str]:
     """Return the environment of a child process that is to use the same engine."""
+    if engine.name.startswith("embedded"):
+        return {**os.environ, "SRL_SWE_ENGINE": "embedded", "SRL_SWE_CACHE": str(EMBEDDED_CACHE)}
     return {**os.environ, **_variables.get(engine.name, {})}
 
 
