@@ -261,6 +261,16 @@ class Container:
         labels = {**ownerless_labels(), **labels}
         self.engine.commit(self.name, image, labels=labels, environment=environment, workdir=workdir)
 
+    def rewind(self) -> bool:
+        """End every process and bring every file back to the image's; False where the engine cannot do so quickly."""
+        self._require_open()
+        rewound = self.engine.rewind(self.name)
+        if rewound:
+            self.num_kills += 1
+            self.ended_by = ""
+            _disk_watch.add(self)
+        return rewound
+
     def kill_processes(self, *, because: str = "") -> None:
         """End every process except init, however it was started; files stay.
 

@@ -219,6 +219,10 @@ class DockerEngine:
         with engine_errors(f"cannot restart container {container_id}"):
             self.client.api.restart(container_id, timeout=0)
 
+    def rewind(self, container_id: str) -> bool:
+        """See `Engine`. To learn what changed, the engine compares all files: 0.35 s for 280 MB; a start takes 0.2 s."""
+        return False
+
     def remove(self, container_id: str) -> bool:
         """See `Engine`."""
         with self._slots.taken(), engine_errors(f"cannot remove container {container_id}"):

@@ -96,13 +96,14 @@ class EmbeddedContainers:
             timeout_s=_CALL_TIMEOUT_S,
         )
 
-    def restart(self, record: ContainerRecord) -> None:
-        """End all processes of a container, and start process 1 again on the same files."""
+    def restart(self, record: ContainerRecord, *, from_image: bool = False) -> None:
+        """End all processes of a container, and start process 1 again, on the same files or on those of the image."""
         folder = self._folder.containers / record.name
         self._end(folder, record)
         (folder / STATUS).unlink(missing_ok=True)
-        self._folder.destroy(folder / WORK)
-        self._folder.make(folder / WORK)
+        for name in (WORK, UPPER) if from_image else (WORK,):
+            self._folder.destroy(folder / name)
+            self._folder.make(folder / name)
         self.start(record)
 
     def remove(self, name: str) -> bool:

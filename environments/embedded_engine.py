@@ -142,6 +142,12 @@ class EmbeddedEngine:
         with _errors(f"cannot restart container {container_id}"):
             self._containers.restart(self._containers.require(container_id))
 
+    def rewind(self, container_id: str) -> bool:
+        """See `Engine`. All that was written lies in one folder, which is emptied."""
+        with _errors(f"cannot rewind container {container_id}"):
+            self._containers.restart(self._containers.require(container_id), from_image=True)
+        return True
+
     def remove(self, container_id: str) -> bool:
         """See `Engine`."""
         with _errors(f"cannot remove container {container_id}"):

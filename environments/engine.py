@@ -135,6 +135,9 @@ class Engine(Protocol):
     def restart(self, container_id: str) -> None:
         """End all its processes at once, and start process 1 again; files stay."""
 
+    def rewind(self, container_id: str) -> bool:
+        """Restart it with exactly the files of its image; False where another container would be the quicker way."""
+
     def remove(self, container_id: str) -> bool:
         """End and remove it; False where it is gone already or another process removes it."""
 

@@ -31,6 +31,7 @@ _ROOT = "0:0"
 class Session:
     """A container with a shell in its work tree, as an episode finds it."""
 
+    environment: InstanceEnvironment
     container: Container
     shell: Shell
     base: WorkTreeBase
@@ -44,13 +45,26 @@ class Session:
             return False
         return result.exit_code == 0 and not result.shell_replaced
 
+    def rewind(self) -> "Session | None":
+        """Return a session on the same container as an episode finds it; None where that cannot be done quickly.
+
+        Raises:
+            ContainerError: the engine failed; the container is to be closed.
+        """
+        self.leave()
+        return enter(self.container, self.environment, self.base) if self.container.rewind() else None
+
+    def leave(self) -> None:
+        """Close the streams into the container, which goes on; idempotent."""
+        self.shell.close()
+        if self.egress is not None:
+            self.egress.close()
+
     def close(self) -> None:
         """End and remove the container; idempotent."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.container.close)
-            if self.egress is not None:
-                stack.callback(self.egress.close)
-            stack.callback(self.shell.close)
+            stack.callback(self.leave)
 
 
 def open_session(
@@ -100,11 +114,20 @@ def enter(container: Container, environment: InstanceEnvironment, base: WorkTree
         if egress is not None:
             egress.close()
         raise
-    return Session(container=container, shell=shell, base=base, egress=egress)
+    return Session(environment=environment, container=container, shell=shell, base=base, egress=egress)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Ahead:
+    """A session that is being opened ahead of its episode."""
+
+    future: "Future[Session]"
+    used: Session | None = None
+    """The used session that it is made of, to be closed where that is not begun."""
 
 
 class WarmPool:
-    """Sessions opened ahead of their episodes, and closed behind them, by one thread in the background.
+    """Sessions opened ahead of their episodes, and closed or rewound behind them, by one thread in the background.
 
     Serves one user (an environment) at a time; `max_total` bounds what waits, the ones longest unused go first.
     """
@@ -114,7 +137,7 @@ class WarmPool:
         self._limits = limits
         self._max_per_image = max_per_image
         self._max_total = max(max_total, max_per_image)
-        self._waiting: defaultdict[InstanceEnvironment, deque[Future[Session]]] = defaultdict(deque)
+        self._waiting: defaultdict[InstanceEnvironment, deque[_Ahead]] = defaultdict(deque)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="warm-pool")
         self._lock = threading.Lock()
 
@@ -124,11 +147,11 @@ class WarmPool:
         Raises:
             ContainerError: none could be opened.
         """
-        while (waiting := self._pop(environment)) is not None:
-            if waiting.cancel():  # not begun: sooner done here
+        while (ahead := self._pop(environment)) is not None:
+            if self._cancel(ahead):  # not begun: sooner done here
                 continue
             try:
-                session = waiting.result()
+                session = ahead.future.result()
             except ContainerError as error:
                 LOGGER.debug("a session could not be opened ahead: %s", error)
                 continue
@@ -143,25 +166,30 @@ class WarmPool:
             waiting = self._waiting.pop(environment, deque())
             self._waiting[environment] = waiting  # now the one used last
             while len(waiting) < self._max_per_image:
-                waiting.append(self._thread.submit(self._open, environment, "warm"))
+                waiting.append(_Ahead(future=self._thread.submit(self._open, environment, "warm")))
             surplus = []
             for other in list(self._waiting):
                 while self._waiting[other] and sum(map(len, self._waiting.values())) > self._max_total:
                     surplus.append(self._waiting[other].popleft())
-        for future in surplus:
-            self._drop(future)
+        for ahead in surplus:
+            self._drop(ahead)
 
-    def discard(self, session: Session) -> None:
-        """Close a session in the background."""
-        self._thread.submit(_close_quietly, lambda: session)
+    def discard(self, session: Session, *, again: bool = False) -> None:
+        """Close a used session in the background, or with `again` bring it back to its start for another episode."""
+        if again and self._max_per_image:
+            with self._lock:
+                future = self._thread.submit(self._renew, session)
+                self._waiting[session.environment].append(_Ahead(future=future, used=session))
+        else:
+            self._thread.submit(_close_quietly, lambda: session)
 
     def close(self) -> None:
         """Close every session that waits, and wait until all are closed that were given back."""
         with self._lock:
-            waiting = [future for futures in self._waiting.values() for future in futures]
+            waiting = [ahead for several in self._waiting.values() for ahead in several]
             self._waiting.clear()
-        for future in waiting:
-            self._drop(future)
+        for ahead in waiting:
+            self._drop(ahead)
         self._thread.shutdown(wait=True)
 
     def _open(self, environment: InstanceEnvironment, name_hint: str) -> Session:
@@ -169,14 +197,30 @@ class WarmPool:
             self._engine, environment, limits=self._limits, keep_prepared=self._max_per_image > 0, name_hint=name_hint
         )
 
-    def _pop(self, environment: InstanceEnvironment) -> "Future[Session] | None":
+    def _renew(self, used: Session) -> Session:
+        try:
+            if renewed := used.rewind():
+                return renewed
+        except ContainerError as error:
+            LOGGER.debug("a session could not be rewound: %s", error)
+        _close_quietly(lambda: used)
+        return self._open(used.environment, "warm")
+
+    def _pop(self, environment: InstanceEnvironment) -> _Ahead | None:
         with self._lock:
             waiting = self._waiting.get(environment)
             return waiting.popleft() if waiting else None
 
-    def _drop(self, future: "Future[Session]") -> None:
-        if not future.cancel():
-            self._thread.submit(_close_quietly, future.result)
+    def _cancel(self, ahead: _Ahead) -> bool:
+        """Keep what is not begun from being begun; False where it is too late for that."""
+        cancelled = ahead.future.cancel()
+        if cancelled and (used := ahead.used) is not None:
+            self._thread.submit(_close_quietly, lambda: used)
+        return cancelled
+
+    def _drop(self, ahead: _Ahead) -> None:
+        if not self._cancel(ahead):
+            self._thread.submit(_close_quietly, ahead.future.result)
 
 
 def _close_quietly(session: Callable[[], Session]) -> None:

@@ -29,7 +29,7 @@ from srl_swe.environments.spaces import ExitCode, UnicodeText
 from srl_swe.environments.worktree import WorkTreeBase, extract_patch
 from srl_swe.errors import ConfigError, ContainerError, DataError
 from srl_swe.rewards import similarity
-from srl_swe.types import Instance, Step, Trajectory, Verdict
+from srl_swe.types import Instance, InstanceEnvironment, Step, Trajectory, Verdict
 
 SUBMIT = "submit"
 """The action that ends an episode."""
@@ -215,14 +215,14 @@ class SWEEnv(gym.Env[str, str]):
         super().reset(seed=seed)
         wanted = (options or {}).get("instance_id") or self._draw(self.np_random)
         instance = self._find(wanted)
-        self._end_episode(in_background=True)
+        # What the next reset draws, unless it is told something else.
+        following = self._find(self._draw(copy.deepcopy(self.np_random)))
+        self._give_back(following.environment)
         self._instance = instance
         pool = self._warm_pool()
         self._session = pool.take(instance.environment, name_hint=instance.instance_id)
         self._begin(num_steps=0, left_s=self._episode_timeout_s)
         if self._num_warm:
-            # What the next reset draws, unless it is told something else.
-            following = self._find(self._draw(copy.deepcopy(self.np_random)))
             pool.expect(following.environment)
         self._last = (instance.problem_statement, self._info())
         return self._last
@@ -289,7 +289,7 @@ class SWEEnv(gym.Env[str, str]):
         Raises:
             ContainerError: the snapshot is closed, or the container could not be started.
         """
-        self._end_episode(in_background=True)
+        self._give_back()
         engine = self._connection()
         snapshot.files.acquire()
         self._source = snapshot.files
@@ -446,12 +446,17 @@ class SWEEnv(gym.Env[str, str]):
             raise ResetNeeded("SWEEnv: no episode is running; call reset() first")
         return self._session
 
-    def _end_episode(self, *, in_background: bool = False) -> None:
+    def _give_back(self, following: InstanceEnvironment | None = None) -> None:
+        """End the episode in the background; its container may serve again where `following` is its environment."""
+        if self._session is None or self._source is not None:
+            self._end_episode()
+            return
+        session, self._session = self._session, None
+        self._warm_pool().discard(session, again=session.environment == following)
+
+    def _end_episode(self) -> None:
         session, self._session = self._session, None
         source, self._source = self._source, None
-        if session is not None and in_background and source is None:
-            self._warm_pool().discard(session)
-            return
         try:
             if session is not None:
                 session.close()

@@ -148,7 +148,10 @@ def build_engine(build_cache: Path) -> Iterator[Engine]:
 
 
 EVERY_ENGINE = ("docker", "podman", "embedded")
-ON_EVERY_ENGINE = ("test_attacks", "test_container", "test_leaks", "test_shell", "test_snapshots", "test_swe_env", "test_worktree")
+ON_EVERY_ENGINE = tuple(
+    f"test_{name}"
+    for name in ("attacks", "container", "leaks", "sessions", "shell", "snapshots", "swe_env", "worktree")
+)
 """Files whose tests run on each engine; the others on Docker alone."""
 
 

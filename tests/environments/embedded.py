@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +19,10 @@ CACHE = cache_dir() / "tests"
 
 
 @contextlib.contextmanager
-def engine_with_base_image() -> Iterator[EmbeddedEngine]:
-    """Take the base image from the engine's own cache folder, or from Docker."""
+def engine_with_base_image(folder: Path = CACHE / "embedded") -> Iterator[EmbeddedEngine]:
+    """Take the base image from the folder, or else from Docker."""
     try:
-        engine = EmbeddedEngine(CACHE / "embedded")
+        engine = EmbeddedEngine(folder)
     except EngineUnavailableError as error:
         pytest.skip(str(error))
     with engine:

@@ -5,7 +5,7 @@ import io
 import os
 import pickle
 import random
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,15 +27,21 @@ from srl_swe.environments.leases import collect_garbage
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.shell import Shell
 from srl_swe.errors import ContainerError, EngineUnavailableError, ImageError
-from tests.environments.embedded import IMAGE, engine_with_base_image
+from tests.environments.embedded import CACHE, IMAGE, engine_with_base_image
 
 pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
 def embedded() -> Iterator[EmbeddedEngine]:
-    with engine_with_base_image() as engine:
+    """An engine whose folder nobody else uses."""
+    folder = CACHE / f"embedded-{os.getpid()}"
+    with engine_with_base_image(folder) as engine:
         yield engine
+        for image in engine.images.all():
+            engine.remove_image(image.id)
+        assert _names(folder / "layers") == _names(folder / "containers") == set()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -52,12 +58,13 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def _processes_of(name: str) -> list[str]:
-    """Ids of the host's processes whose root is a container's, by its name in the table of mounts."""
+def _processes_in(folder: Path) -> list[str]:
+    """Ids of the host's processes that see the files of a container in an engine's folder."""
+    mark = f"srl-swe:{folder.stat().st_dev}.{folder.stat().st_ino}:"
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdecimal() and f":{name} " in (entry / "mountinfo").read_text():
+            if entry.name.isdecimal() and mark in (entry / "mountinfo").read_text():
                 found.append(entry.name)
     return found
 
@@ -342,6 +349,7 @@ def test_the_small_process_may_be_killed(embedded: EmbeddedEngine, box: Containe
         process = embedded._folder.spawner._process
         assert process is not None
         process.kill()
+        process.wait()
         assert shell.run("echo on", timeout_s=10).output == "on\n"
         assert box.execute(["sh", "-c", "exit 4"]).exit_code == 4
         assert shell.run("exit 6", timeout_s=10).exit_code == 6
@@ -362,6 +370,7 @@ engine = EmbeddedEngine(Path(sys.argv[1]))
 while True:
     print("next", flush=True)
     container = Container.start(engine, sys.argv[2])
+    print(container.name, flush=True)
     container.execute(["sh", "-c", "sleep 600 & echo x >/f; chmod 0 /f"])
     container.commit("t/owner:1", labels={"srl_swe": "snapshot"})
     container.execute(["true"])
@@ -387,15 +396,16 @@ def test_nothing_is_left_of_an_owner_killed_at_any_moment(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         owner.wait()
+        containers = set(owner.stdout.read().split()) | _names(folder / "containers")
         owner.stdout.close()
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:  # a request that was under way comes to its end meanwhile
             collect_garbage(embedded)
             embedded.remove_image("t/owner:1")
-            if not _left(folder, layers):
+            if not _left(folder, layers, containers):
                 break
             time.sleep(0.05)
-        assert _left(folder, layers) == []
+        assert _left(folder, layers, containers) == []
 
 
 def _descendants(pid: int) -> list[int]:
@@ -409,17 +419,13 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _left(folder: Path, layers: set[str]) -> list[str]:
-    """What there is in the engine's folder, of processes and of groups, beside the base image."""
+def _left(folder: Path, layers: set[str], containers: set[str]) -> list[str]:
+    """What there is beside the base image: in the engine's folder, of processes, and of groups."""
     left = [f"container {name}" for name in _names(folder / "containers")]
     left += [f"layer {name}" for name in _names(folder / "layers") ^ layers]
-    left += [f"process {pid}" for pid in _processes_of(r"srl-swe-[0-9a-f]{12}")]
-    own = f"srl-swe:{folder.stat().st_dev}.{folder.stat().st_ino}:"
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdecimal() and own in (entry / "mountinfo").read_text():
-                left.append(f"process {entry.name}")
-    left += [str(path) for path in _cgroups_of("srl-swe-") if re.fullmatch(r"srl-swe-[0-9a-f]{12}", path.name)]
+    left += [f"process {pid}" for pid in _processes_in(folder)]
+    for name in containers - {"next"}:
+        left += [f"group {path}" for path in _cgroups_of(name)]
     return left
 
 

@@ -91,6 +91,23 @@ def test_a_session_that_died_while_it_waited_is_passed_over(
     pool.discard(session)
 
 
+def test_a_used_session_comes_back_as_new_where_the_engine_can_rewind(
+    engine: Engine, environments: list[InstanceEnvironment]
+) -> None:
+    pool = WarmPool(engine, LIMITS, max_per_image=1)
+    session = pool.take(environments[0])
+    name = session.container.name
+    session.shell.run("echo x >/repo/x; rm -rf /etc; export X=1; sleep 600 &", timeout_s=10)
+    pool.discard(session, again=True)
+    time.sleep(1)  # for the thread in the background
+    again = pool.take(environments[0])
+    assert (again.container.name == name) == engine.name.startswith("embedded")
+    assert again.shell.run("ls /repo; echo $X; ls -d /etc; pgrep sleep", timeout_s=10).output == "\n/etc\n"
+    pool.discard(again)
+    pool.close()
+    assert _names(engine) == []
+
+
 def test_closing_in_the_middle_leaves_nothing(engine: Engine, environments: list[InstanceEnvironment]) -> None:
     for delay_s in (0.0, 0.05, 0.15, 0.3):
         pool = WarmPool(engine, LIMITS, max_per_image=3)
