@@ -51,7 +51,7 @@ def _open(kind: str, timeout_s: float) -> Engine:
 
         return DockerEngine.from_environment(timeout_s=timeout_s)
     if kind == "embedded":
-        from srl_swe.environments.embedded_engine import EmbeddedEngine
+        from srl_swe.environments.embedded.engine import EmbeddedEngine
 
         return EmbeddedEngine()
     raise ConfigError(f"{ENGINE_VARIABLE} is {kind!r}; expected 'docker' (Podman's socket as well) or 'embedded'")

@@ -1,6 +1,6 @@
 """What the project needs of a container engine: the `Engine` protocol and the records that cross it.
 
-Two engines implement it: `docker_engine.py` (Docker and Podman) and `embedded_engine.py` (Linux namespaces,
+Two engines implement it: `docker_engine.py` (Docker and Podman) and `embedded/engine.py` (Linux namespaces,
 for machines without either). `connect.py` chooses. Left out: what a container is used for (`container.py`).
 """
 

@@ -1,4 +1,4 @@
-"""What a container may use of its host. Left out: how an engine is told (`docker_engine.py`, `embedded_engine.py`)."""
+"""What a container may use of its host. Left out: how an engine is told (`docker_engine.py`, `embedded/engine.py`)."""
 
 import re
 from dataclasses import dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from srl_swe.environments.embedded_engine import EmbeddedEngine
-from srl_swe.environments.image_archives import import_rootfs
+from srl_swe.environments.embedded.engine import EmbeddedEngine
+from srl_swe.environments.embedded.image_archives import import_rootfs
 from srl_swe.errors import EngineUnavailableError
 from srl_swe.paths import cache_dir
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from srl_swe.environments.container import Container
-from srl_swe.environments.embedded_engine import EmbeddedEngine
+from srl_swe.environments.embedded.engine import EmbeddedEngine
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import ContainerError
 from tests.environments.embedded import IMAGE, engine_with_base_image

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from srl_swe.environments.container import Container
-from srl_swe.environments.embedded_engine import EmbeddedEngine
+from srl_swe.environments.embedded.engine import EmbeddedEngine
+from srl_swe.environments.embedded.image_archives import load_archive
 from srl_swe.environments.engine import ContainerSpec, ContainerState, Exec
-from srl_swe.environments.image_archives import load_archive
 from srl_swe.environments.leases import collect_garbage
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.shell import Shell
@@ -365,7 +365,7 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from srl_swe.environments.container import Container
-from srl_swe.environments.embedded_engine import EmbeddedEngine
+from srl_swe.environments.embedded.engine import EmbeddedEngine
 engine = EmbeddedEngine(Path(sys.argv[1]))
 while True:
     print("next", flush=True)

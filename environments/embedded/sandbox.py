@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from srl_swe.environments import archives, cgroups, linux
-from srl_swe.environments.container_records import STATUS, UPPER, WORK, read_status
-from srl_swe.environments.engine import HOSTNAME
-from srl_swe.environments.jobs import Job
-from srl_swe.environments.namespaces import (
+from srl_swe.environments.embedded import archives, cgroups, linux
+from srl_swe.environments.embedded.container_records import STATUS, UPPER, WORK, read_status
+from srl_swe.environments.embedded.jobs import Job
+from srl_swe.environments.embedded.namespaces import (
     IdMap,
     ending_with_errors,
     enter,
@@ -29,6 +28,7 @@ from srl_swe.environments.namespaces import (
     run_child,
     set_rlimits,
 )
+from srl_swe.environments.engine import HOSTNAME
 from srl_swe.errors import ContainerError
 
 _MERGED = "/tmp"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srl_swe.environments import linux
-from srl_swe.environments.container_records import open_init
+from srl_swe.environments.embedded import linux
+from srl_swe.environments.embedded.container_records import open_init
 from srl_swe.errors import ContainerError
 
 _FIRST_ID, _NUM_IDS = 0x7150_0000, 65_536

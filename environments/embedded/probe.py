@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from srl_swe.environments.cgroups import CONTROLLERS
-from srl_swe.environments.container_records import UPPER, WORK
-from srl_swe.environments.embedded_folder import EngineFolder
-from srl_swe.environments.whole_folders import new_folder
+from srl_swe.environments.embedded.cgroups import CONTROLLERS
+from srl_swe.environments.embedded.container_records import UPPER, WORK
+from srl_swe.environments.embedded.folder import EngineFolder
+from srl_swe.environments.embedded.whole_folders import new_folder
 from srl_swe.errors import ContainerError, EngineUnavailableError
 
 _PROBE_TIMEOUT_S = 60.0

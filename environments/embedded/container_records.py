@@ -2,7 +2,7 @@
 
 A folder per container: spec.json, `upper` (what it has written) and `work` (overlayfs's own), and `status`, where
 bubblewrap's monitor writes the id of process 1 and, at its end, its exit code. Left out: how containers are started
-(`sandbox.py`) and removed (`embedded_containers.py`).
+(`sandbox.py`) and removed (`containers.py`).
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from srl_swe.environments.cgroups import Cgroup
+from srl_swe.environments.embedded.cgroups import Cgroup
 
 UPPER, WORK, STATUS = "upper", "work", "status"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from srl_swe.environments import linux
-from srl_swe.environments.jobs import EXIT, NUMBER
+from srl_swe.environments.embedded import linux
+from srl_swe.environments.embedded.jobs import EXIT, NUMBER
 from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError
 
 _SEND_TIMEOUT_S = 30.0
@@ -28,8 +28,8 @@ _BOOTSTRAP = """
 import sys, types
 package = sys.modules["srl_swe"] = types.ModuleType("srl_swe")
 package.__path__ = [sys.argv[1]]
-from srl_swe.environments.jobs import serve
-from srl_swe.environments.sandbox import TASKS
+from srl_swe.environments.embedded.jobs import serve
+from srl_swe.environments.embedded.sandbox import TASKS
 serve(TASKS, int(sys.argv[2]), int(sys.argv[3]))
 """
 
@@ -172,7 +172,7 @@ class Spawner:
         python = str(Path(sys.executable).resolve())
         copy = linux.sealed_copy(python) if self._executable_is_ours else -1
         self._stderr = os.memfd_create("stderr")
-        package, numbers = Path(__file__).parents[1], (theirs.fileno(), self._exits[1])
+        package, numbers = Path(__file__).parents[2], (theirs.fileno(), self._exits[1])
         try:
             self._process = subprocess.Popen(
                 [python, "-X", "utf8", "-I", "-S", "-c", _BOOTSTRAP, str(package), *map(str, numbers)],

@@ -2,7 +2,7 @@
 
 A folder is filled under a name that begins with ".new-" and renamed to its own one; it is renamed to a name that
 begins with ".gone-" and emptied. Who works on such a folder holds a lock on it, so that one without a lock is what a
-dead process left. Left out: what is in them, and how they are emptied (`embedded_engine.py`).
+dead process left. Left out: what is in them, and how they are emptied (`engine.py`).
 """
 
 import contextlib

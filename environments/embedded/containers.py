@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from srl_swe.environments.cgroups import Cgroup
-from srl_swe.environments.container_records import (
+from srl_swe.environments.embedded.cgroups import Cgroup
+from srl_swe.environments.embedded.container_records import (
     STATUS,
     UPPER,
     WORK,
@@ -22,10 +22,10 @@ from srl_swe.environments.container_records import (
     open_init,
     read_status,
 )
-from srl_swe.environments.embedded_folder import EngineFolder
-from srl_swe.environments.embedded_images import ImageRecord, ImageUse
+from srl_swe.environments.embedded.folder import EngineFolder
+from srl_swe.environments.embedded.images import ImageRecord, ImageUse
+from srl_swe.environments.embedded.whole_folders import leftovers, new_folder, retired, whole
 from srl_swe.environments.engine import HOSTNAME, ContainerSpec, ContainerState
-from srl_swe.environments.whole_folders import leftovers, new_folder, retired, whole
 from srl_swe.errors import ContainerError, EngineTimeoutError
 
 _CALL_TIMEOUT_S = 60.0
@@ -67,10 +67,8 @@ class EmbeddedContainers:
         )
         with new_folder(self._folder.containers, owner=self._folder.id_map.root) as folder:
             try:
-                for part in (UPPER, WORK):
-                    self._folder.make(folder / part)
-                top = self._folder.layers / record.layers[0]
-                (folder / UPPER).chmod(top.stat().st_mode & 0o7777)  # it becomes that of "/"
+                self._make_upper(folder, record)
+                self._folder.make(folder / WORK)
                 record.write(folder)
                 folder.rename(self._folder.containers / spec.name)
             except BaseException:
@@ -101,9 +99,11 @@ class EmbeddedContainers:
         folder = self._folder.containers / record.name
         self._end(folder, record)
         (folder / STATUS).unlink(missing_ok=True)
-        for name in (WORK, UPPER) if from_image else (WORK,):
-            self._folder.destroy(folder / name)
-            self._folder.make(folder / name)
+        if from_image:
+            self._folder.destroy(folder / UPPER)
+            self._make_upper(folder, record)
+        self._folder.destroy(folder / WORK)
+        self._folder.make(folder / WORK)
         self.start(record)
 
     def remove(self, name: str) -> bool:
@@ -183,6 +183,11 @@ class EmbeddedContainers:
                 yield
             finally:
                 self._folder.spawner.request("resume", self.entry(record), timeout_s=_CALL_TIMEOUT_S)
+
+    def _make_upper(self, folder: Path, record: ContainerRecord) -> None:
+        self._folder.make(folder / UPPER)
+        top = self._folder.layers / record.layers[0]
+        (folder / UPPER).chmod(top.stat().st_mode & 0o7777)  # it becomes that of "/"
 
     def _find(self, name: str) -> ContainerRecord | None:
         return ContainerRecord.read(self._folder.containers / name) if _NAME.fullmatch(name) else None

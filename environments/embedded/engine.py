@@ -3,7 +3,7 @@
 Needs Linux 5.11, bubblewrap 0.8 (https://github.com/containers/bubblewrap) and user namespaces; no daemon, no root,
 nothing set-user-id. All that it knows is in its folder, so any process of its user can find, use and remove any
 container. Left out: the protocol's meaning (`engine.py`), namespaces (`sandbox.py`), whether it works on a machine
-(`embedded_probe.py`).
+(`probe.py`).
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from srl_swe.environments.embedded_containers import EmbeddedContainers
-from srl_swe.environments.embedded_folder import EngineFolder
-from srl_swe.environments.embedded_images import EmbeddedImages, ImageRecord, with_tag
-from srl_swe.environments.embedded_probe import examine, find_gaps
+from srl_swe.environments.embedded.containers import EmbeddedContainers
+from srl_swe.environments.embedded.folder import EngineFolder
+from srl_swe.environments.embedded.images import EmbeddedImages, ImageRecord, with_tag
+from srl_swe.environments.embedded.piped_exec import open_exec, read_archive
+from srl_swe.environments.embedded.probe import examine, find_gaps
+from srl_swe.environments.embedded.spawner import TaskError
 from srl_swe.environments.engine import ContainerSpec, ContainerState, Exec, ImageInfo, Labelled
-from srl_swe.environments.piped_exec import open_exec, read_archive
-from srl_swe.environments.spawner import TaskError
 from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError, ImageError
 from srl_swe.paths import cache_dir
 
@@ -81,7 +81,7 @@ class EmbeddedEngine:
         raise ImageError(
             f"the image {name} is not in the embedded engine, which knows no registry. Where Docker or Podman can pull "
             f"it: `docker pull {name} && docker save {name} -o image.tar`; then here: "
-            f"`SRL_SWE_CACHE={cache_dir()} python -m srl_swe.environments.image_archives load image.tar`"
+            f"`SRL_SWE_CACHE={cache_dir()} python -m srl_swe.environments.embedded.image_archives load image.tar`"
         )
 
     def remove_image(self, name: str) -> bool:

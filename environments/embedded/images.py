@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Self
 
-from srl_swe.environments.embedded_folder import EngineFolder
-from srl_swe.environments.whole_folders import locked, new_folder, retired, whole
+from srl_swe.environments.embedded.folder import EngineFolder
+from srl_swe.environments.embedded.whole_folders import locked, new_folder, retired, whole
 from srl_swe.errors import ContainerError, ImageError
 
 _MAX_LAYERS = 250

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from srl_swe.environments.embedded.spawner import Running, Spawner, is_ready
 from srl_swe.environments.engine import STDERR, STDOUT
-from srl_swe.environments.spawner import Running, Spawner, is_ready
 from srl_swe.errors import ContainerError, EngineTimeoutError
 
 _READ_BYTES = 1 << 18

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from srl_swe.environments import linux
-from srl_swe.environments.namespaces import describe
-from srl_swe.environments.seccomp import seccomp_program
+from srl_swe.environments.embedded import linux
+from srl_swe.environments.embedded.namespaces import describe
+from srl_swe.environments.embedded.seccomp import seccomp_program
 
 NUMBER = struct.Struct("=Q")
 """A request: its number, and with it descriptors: of the order as JSON, of the answer's pipe, of the task's files."""

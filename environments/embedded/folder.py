@@ -2,7 +2,7 @@
 
 Everything in it that a container sees belongs to the ids that stand for the container's users outside, and is made,
 measured, copied and removed as the root of a user namespace with the same map. Left out: what the folders hold
-(`container_records.py`, `embedded_images.py`).
+(`container_records.py`, `images.py`).
 """
 
 import os
@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from srl_swe.environments.namespaces import IdMap
-from srl_swe.environments.spawner import Spawner
-from srl_swe.environments.whole_folders import leftovers
+from srl_swe.environments.embedded.namespaces import IdMap
+from srl_swe.environments.embedded.spawner import Spawner
+from srl_swe.environments.embedded.whole_folders import leftovers
 from srl_swe.errors import ContainerError, EngineUnavailableError
 
 _FILE_TIMEOUT_S = 600.0

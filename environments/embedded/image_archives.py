@@ -1,10 +1,10 @@
 """Images that come as files: `docker save`, OCI archives, and plain root file systems.
 
-    python -m srl_swe.environments.image_archives import NAME FILE    # a root file system as a tar; "-" = stdin
-    python -m srl_swe.environments.image_archives load FILE           # of `docker save` or `podman save`
-    python -m srl_swe.environments.image_archives list
+    python -m srl_swe.environments.embedded.image_archives import NAME FILE    # a root file system as a tar; "-": stdin
+    python -m srl_swe.environments.embedded.image_archives load FILE           # of `docker save` or `podman save`
+    python -m srl_swe.environments.embedded.image_archives list
 
-Left out: how an image is stored (`embedded_images.py`).
+Left out: how an image is stored (`images.py`).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from srl_swe.environments.embedded_images import EmbeddedImages, ImageRecord, with_tag
+from srl_swe.environments.embedded.images import EmbeddedImages, ImageRecord, with_tag
 from srl_swe.errors import ImageError, SrlSweError
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -106,7 +106,7 @@ def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; see the module's docstring."""
-    from srl_swe.environments.embedded_engine import EmbeddedEngine
+    from srl_swe.environments.embedded.engine import EmbeddedEngine
 
     try:
         with EmbeddedEngine() as engine:

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 
-from srl_swe.environments import linux
+from srl_swe.environments.embedded import linux
 
 _REFUSED = (
     # the kernel, its modules and its time
