@@ -36,12 +36,14 @@ pytestmark = pytest.mark.docker
 def embedded() -> Iterator[EmbeddedEngine]:
     """An engine whose folder nobody else uses."""
     folder = CACHE / f"embedded-{os.getpid()}"
-    with engine_with_base_image(folder) as engine:
-        yield engine
-        for image in engine.images.all():
-            engine.remove_image(image.id)
-        assert _names(folder / "layers") == _names(folder / "containers") == set()
-    shutil.rmtree(folder)
+    try:
+        with engine_with_base_image(folder) as engine:
+            yield engine
+            for image in engine.images.all():
+                engine.remove_image(image.id)
+            assert _names(folder / "layers") == _names(folder / "containers") == set()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
