@@ -16,9 +16,9 @@ import tarfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Self
 
+from srl_swe.closing import Closing
 from srl_swe.environments.disk_watch import DiskWatch
 from srl_swe.environments.engine import HOSTNAME, STDERR, ContainerSpec, Engine, Exec
 from srl_swe.environments.leases import lease_label, owner_labels, ownerless_labels
@@ -50,7 +50,7 @@ _lock = threading.Lock()
 _disk_watch = DiskWatch()
 
 
-class Container:
+class Container(Closing):
     """One running container without rights: no network, no capabilities, nothing of the host.
 
     The image needs bash. Close it, or use it as a context manager; a normal exit of the process closes
@@ -118,14 +118,6 @@ class Container:
             raise
         _disk_watch.add(container)
         return container
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def execute(
         self,

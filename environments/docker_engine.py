@@ -9,13 +9,13 @@ import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import requests
 from docker.client import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
+from srl_swe.closing import Closing
 from srl_swe.environments.engine import HOSTNAME, ContainerSpec, ContainerState, Exec, ImageInfo, Labelled
 from srl_swe.environments.slots import EngineSlots
 from srl_swe.environments.streams import AttachedStream
@@ -53,7 +53,7 @@ def engine_errors(what: str) -> Iterator[None]:
         raise EngineUnavailableError(f"{what}: {error}. {_NO_ENGINE}") from error
 
 
-class DockerEngine:
+class DockerEngine(Closing):
     """An `Engine`: the Docker SDK's client with a time limit on every call."""
 
     def __init__(self, client: DockerClient) -> None:
@@ -104,14 +104,6 @@ class DockerEngine:
     def close(self) -> None:
         """Close the connections; containers keep running."""
         self.client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A connection is shared, never copied: `gym.make` copies its arguments."""

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from types import TracebackType
 from typing import Self
 
+from srl_swe.closing import Closing
 from srl_swe.environments.allow_list import AllowList, is_global
 from srl_swe.environments.container import Container
 from srl_swe.environments.proxy_requests import RefusalError, Request, in_brackets, parse_request
@@ -140,7 +140,7 @@ class Proxy:
             connection.break_off()
 
 
-class Egress:
+class Egress(Closing):
     """Lets the programs of one container reach the hosts of an allow-list, and nothing else.
 
     Close it, or use it as a context manager, before its container. `Container.kill_processes` ends its relay.
@@ -170,14 +170,6 @@ class Egress:
         egress = cls(container, AllowList(allow), port=port)
         egress._start()
         return egress
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -123,7 +123,7 @@ class Engine(Protocol):
     ) -> None:
         """Keep the container's files as an image; processes are paused meanwhile.
 
-        `environment` and `workdir` replace what the image's containers start with; None leaves it.
+        `environment` adds to the variables that the image's containers start with, `workdir` replaces; None leaves it.
         """
 
     def list_images(self, label: str) -> list[Labelled]:

@@ -11,6 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from tenacity import (
+    Retrying,
+    before_sleep_log,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+)
+
 from srl_swe.environments.container import Container
 from srl_swe.environments.egress import Egress
 from srl_swe.environments.engine import Engine
@@ -19,7 +27,7 @@ from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.preparation import PreparedImage, ensure_prepared, find_prepared, prepare
 from srl_swe.environments.shell import DEFAULT_ENVIRONMENT, Shell
 from srl_swe.environments.worktree import WorkTreeBase
-from srl_swe.errors import ContainerError
+from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError, ImageError
 from srl_swe.types import InstanceEnvironment
 
 LOGGER = logging.getLogger(__name__)
@@ -75,7 +83,7 @@ def open_session(
     keep_prepared: bool,
     name_hint: str = "",
 ) -> Session:
-    """Start a container of the environment and open a shell in it.
+    """Start a container of the environment and open a shell in it; tried once more where a container fails.
 
     `keep_prepared` makes a prepared image where there is none, so that the next session of the environment opens
     as quickly as a container starts.
@@ -83,7 +91,21 @@ def open_session(
     Raises:
         ContainerError: the image or the container could not be made ready.
     """
+    # A busy engine may lose the output of a command, and with it the container.
+    retrying = Retrying(
+        stop=stop_after_attempt(2),
+        retry=retry_if_exception_type(ContainerError)
+        & retry_if_not_exception_type((ImageError, EngineUnavailableError, EngineTimeoutError)),
+        before_sleep=before_sleep_log(LOGGER, logging.INFO),
+        reraise=True,
+    )
     ensure_image(engine, environment)
+    return retrying(_open_once, engine, environment, limits, keep_prepared, name_hint)
+
+
+def _open_once(
+    engine: Engine, environment: InstanceEnvironment, limits: ContainerLimits, keep_prepared: bool, name_hint: str
+) -> Session:
     prepared: PreparedImage | None
     if keep_prepared or limits.user != _ROOT:
         prepared = ensure_prepared(engine, environment, limits.user)

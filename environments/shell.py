@@ -9,9 +9,8 @@ import secrets
 import shlex
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
+from srl_swe.closing import Closing
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import STDERR, Exec
 from srl_swe.environments.streams import OutputBuffer
@@ -49,7 +48,7 @@ _INTERRUPT_GRACE_S = 1.0
 _MAX_CONTROL_BYTES = 1 << 16
 
 
-class Shell:
+class Shell(Closing):
     """One persistent bash. Close it or its container; a shell serves one thread.
 
     A command that ends the shell, or that reaches its time limit, costs the shell's variables but not
@@ -89,14 +88,6 @@ class Shell:
                     f"container {container.name}: {command!r} at the start of the shell ended with exit code "
                     f"{result.exit_code}: {result.output.strip()[-2000:]}"
                 )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def run(
         self, command: str, *, timeout_s: float, max_output_bytes: int = 64_000, separate_streams: bool = False

@@ -1,6 +1,6 @@
-"""The files of an episode at one moment, kept as an image, so that episodes can go on from there.
+"""An episode at one moment: its files, kept as an image, and where it stood, so that episodes can go on from there.
 
-Left out: what else belongs to the state of an episode (`swe_env.py`).
+Left out: how one is taken and restored (`swe_env.py`).
 """
 
 import atexit
@@ -9,15 +9,18 @@ import os
 import secrets
 import threading
 import time
-from types import TracebackType
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
+from srl_swe.closing import Closing
 from srl_swe.environments.container import Container, close_open_containers
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import IMAGE_LABEL, PARENT_LABEL
 from srl_swe.environments.leases import lease_label, owner_labels
 from srl_swe.environments.preparation import PREPARED_LABEL
+from srl_swe.environments.worktree import WorkTreeBase
 from srl_swe.errors import ContainerError
+from srl_swe.types import Instance
 
 LOGGER = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ _open_files: set["SnapshotFiles"] = set()
 _lock = threading.Lock()
 
 
-class SnapshotFiles:
+class SnapshotFiles(Closing):
     """All files of a container at one moment. Close them; containers started from them may outlive that.
 
     The image is removed when the files are closed and no container uses them any more; a normal exit of the
@@ -67,14 +70,6 @@ class SnapshotFiles:
             raise
         return files
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def acquire(self) -> None:
         """Count one more container that will use the files.
 
@@ -105,15 +100,41 @@ class SnapshotFiles:
             self.remove()
 
     def remove(self) -> bool:
-        """Remove the image, whoever uses it; tell whether that worked."""
+        """Remove the image; False where there is none, or where a container still uses it."""
         try:
             removed = self._engine.remove_image(self.image)
+            gone = removed or self._engine.find_image(self.image) is None
         except ContainerError as error:
             LOGGER.warning("%s; the next start removes it", error)
             return False
-        with _lock:
-            _open_files.discard(self)
+        if gone:
+            with _lock:
+                _open_files.discard(self)
         return removed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot(Closing):
+    """An episode at one moment: files, working directory, and where it stood. Close it when it is no longer needed.
+
+    What is not part of it: variables and functions of the shell, and processes.
+    """
+
+    instance: Instance
+    files: SnapshotFiles
+    base: WorkTreeBase
+    workdir: str
+    """The working directory of the shell."""
+    num_steps: int
+    left_s: float
+    """Seconds of the episode's time limit that were left."""
+    observation: str
+    info: dict[str, Any]
+    """What `reset` or `step` returned last."""
+
+    def close(self) -> None:
+        """Give the files up; environments that went on from them keep theirs. Idempotent."""
+        self.files.close()
 
 
 def _forget_the_parents() -> None:

@@ -9,9 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.error import InvalidAction, ResetNeeded
@@ -24,47 +22,15 @@ from srl_swe.environments.instances import load_instances
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.observations import format_observation
 from srl_swe.environments.sessions import Session, WarmPool, enter
-from srl_swe.environments.snapshots import SnapshotFiles
+from srl_swe.environments.snapshots import Snapshot, SnapshotFiles
 from srl_swe.environments.spaces import ExitCode, UnicodeText
-from srl_swe.environments.worktree import WorkTreeBase, extract_patch
+from srl_swe.environments.worktree import extract_patch
 from srl_swe.errors import ConfigError, ContainerError, DataError
 from srl_swe.rewards import similarity
 from srl_swe.types import Instance, InstanceEnvironment, Step, Trajectory, Verdict
 
 SUBMIT = "submit"
 """The action that ends an episode."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Snapshot:
-    """An episode at one moment: files, working directory, and where it stood. Close it when it is no longer needed.
-
-    What is not part of it: variables and functions of the shell, and processes.
-    """
-
-    instance: Instance
-    files: SnapshotFiles
-    base: WorkTreeBase
-    workdir: str
-    """The working directory of the shell."""
-    num_steps: int
-    left_s: float
-    """Seconds of the episode's time limit that were left."""
-    observation: str
-    info: dict[str, Any]
-    """What `reset` or `step` returned last."""
-
-    def close(self) -> None:
-        """Give the files up; environments that went on from them keep theirs. Idempotent."""
-        self.files.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class SWEEnv(gym.Env[str, str]):

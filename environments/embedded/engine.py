@@ -11,9 +11,9 @@ import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from srl_swe.closing import Closing
 from srl_swe.environments.embedded.containers import EmbeddedContainers
 from srl_swe.environments.embedded.folder import EngineFolder
 from srl_swe.environments.embedded.images import EmbeddedImages, ImageRecord, with_tag
@@ -28,7 +28,7 @@ _ARCHIVE_TIMEOUT_S = 600.0
 _NO_SUCH_PATH = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(Closing):
     """An `Engine` without a daemon."""
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -53,14 +53,6 @@ class EmbeddedEngine:
     def close(self) -> None:
         """See `Engine`."""
         self._folder.spawner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __deepcopy__(self, memo: object) -> Self:
         """Return itself: Gymnasium copies the arguments of an environment, and an engine may be shared."""

@@ -20,6 +20,7 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import PARENT_LABEL
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import EngineUnavailableError
+from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
 from tests.environments.embedded import engine_with_base_image
 from tests.environments.engines import podman_engine
 
@@ -59,6 +60,19 @@ def remove_with_children(engine: Engine, package: str) -> None:
     assert isinstance(engine, DockerEngine)
     for row in engine.client.api.images(name=package):
         remove(row["Id"])
+
+
+def plain_instance(image: str, *, problem_statement: str = "x should be 2", activate: str = "") -> Instance:
+    """Return an instance whose work tree is /repo and whose tests are never run."""
+    return Instance(
+        instance_id="one",
+        repo="a/b",
+        base_commit="",
+        problem_statement=problem_statement,
+        environment=InstanceEnvironment(image=image, workdir="/repo", activate=activate),
+        tests=InstanceTests(script="true", parser="parse_log_pytest", fail_to_pass=("t",), pass_to_pass=()),
+        gold_patch="",
+    )
 
 
 def remove_prepared(engine: Engine, image: str) -> None:

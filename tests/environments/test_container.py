@@ -174,7 +174,8 @@ def test_nothing_of_the_host_gets_in(engine: Engine, monkeypatch: pytest.MonkeyP
 def test_memory_beyond_the_limit_ends_only_the_eater(engine: Engine) -> None:
     with Container.start(engine, IMAGE, limits=SMALL) as container:
         result = container.execute(["python3", "-c", "x = b'x' * (1 << 30)"], timeout_s=60)
-        assert result.exit_code == 137
+        # Without a cgroup the limit holds for each process, which then gets a MemoryError.
+        assert result.exit_code == (1 if any("memory" in gap for gap in engine.gaps) else 137)
         assert container.execute(["echo", "alive"]).output == "alive\n"
 
 

@@ -21,8 +21,8 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL, collect_garbage, is_abandoned, lease_label, owner_labels
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError
-from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
-from tests.environments.conftest import remove_prepared
+from srl_swe.types import Instance
+from tests.environments.conftest import plain_instance, remove_prepared
 from tests.environments.engines import load_base_image, variables_of
 
 pytestmark = pytest.mark.docker
@@ -41,15 +41,7 @@ def _make_instance(engine: Engine) -> Instance:
     with Container.start(engine, BASE) as container:
         assert container.execute(["bash", "-c", SETUP]).exit_code == 0
         container.commit(IMAGE, labels={})
-    return Instance(
-        instance_id="one",
-        repo="a/b",
-        base_commit="",
-        problem_statement="x",
-        environment=InstanceEnvironment(image=IMAGE, workdir="/repo"),
-        tests=InstanceTests(script="true", parser="parse_log_pytest", fail_to_pass=("t",), pass_to_pass=()),
-        gold_patch="",
-    )
+    return plain_instance(IMAGE)
 
 
 # Everything that makes containers and images, over and over, so that a signal hits any of it.
@@ -145,7 +137,9 @@ class OwnEngine:
             "--config-file": "none.json",
         }
         (self.folder / "none.json").write_text("{}")
-        command = ["dockerd", "--host", f"unix://{self.socket}", "--bridge=none", "--iptables=false", "--ip-masq=false"]
+        # Without --bridge=none, which would take the default bridge away from the machine's own engine.
+        command = ["dockerd", "--host", f"unix://{self.socket}", "--iptables=false", "--ip-masq=false"]
+        command += ["--ip-forward=false"]
         command += [f"{flag}={self.folder / name}" for flag, name in flags.items()]
         for stale in ("pid", "sock", "exec/containerd/containerd.pid", "exec/containerd/containerd.sock"):
             (self.folder / stale).unlink(missing_ok=True)

@@ -14,8 +14,8 @@ from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL
 from srl_swe.environments.limits import ContainerLimits
-from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
-from tests.environments.conftest import remove_prepared
+from srl_swe.types import Instance
+from tests.environments.conftest import plain_instance, remove_prepared
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 NUM = 32
@@ -28,15 +28,7 @@ def instances(engine: Engine) -> Iterator[list[Instance]]:
     with Container.start(engine, "srl-swe/base:bookworm") as container:
         assert container.execute(["bash", "-c", SETUP]).exit_code == 0
         container.commit(IMAGE, labels={})
-    one = Instance(
-        instance_id="0",
-        repo="a/b",
-        base_commit="",
-        problem_statement="",
-        environment=InstanceEnvironment(image=IMAGE, workdir="/repo"),
-        tests=InstanceTests(script="true", parser="parse_log_pytest", fail_to_pass=("t",), pass_to_pass=()),
-        gold_patch="",
-    )
+    one = plain_instance(IMAGE)
     yield [replace(one, instance_id=str(number), problem_statement=f"statement {number}") for number in range(NUM)]
     remove_prepared(engine, IMAGE)
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from srl_swe.environments import sessions
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.preparation import find_prepared
-from srl_swe.environments.sessions import WarmPool, open_session
+from srl_swe.environments.sessions import Session, WarmPool, open_session
+from srl_swe.environments.worktree import WorkTreeBase
 from srl_swe.errors import ContainerError
 from srl_swe.types import InstanceEnvironment
 from tests.environments.conftest import remove_prepared
@@ -122,6 +124,25 @@ def test_what_cannot_be_opened_ahead_fails_when_it_is_taken(pool: WarmPool) -> N
     pool.expect(missing)
     with pytest.raises(ContainerError, match="docker pull"):
         pool.take(missing)
+
+
+def test_a_container_that_fails_is_replaced_once(
+    engine: Engine, environments: list[InstanceEnvironment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = ["once"]
+
+    def enter(container: Container, environment: InstanceEnvironment, base: WorkTreeBase) -> Session:
+        if failures:
+            raise ContainerError(failures.pop())
+        return original(container, environment, base)
+
+    original = sessions.enter
+    monkeypatch.setattr(sessions, "enter", enter)
+    open_session(engine, environments[0], limits=LIMITS, keep_prepared=True).close()
+    failures += ["twice", "and again"]
+    with pytest.raises(ContainerError, match="twice"):
+        open_session(engine, environments[0], limits=LIMITS, keep_prepared=True)
+    assert _names(engine) == []
 
 
 def test_a_prepared_image_is_kept_only_where_it_will_be_used(

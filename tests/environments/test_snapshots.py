@@ -15,8 +15,8 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL, collect_garbage
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ConfigError, ContainerError
-from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
-from tests.environments.conftest import remove_prepared
+from srl_swe.types import Instance
+from tests.environments.conftest import plain_instance, remove_prepared
 from tests.environments.engines import variables_of
 
 pytestmark = pytest.mark.docker
@@ -44,15 +44,7 @@ def instance(engine: Engine) -> Iterator[Instance]:
     with Container.start(engine, BASE) as container:
         assert container.execute(["bash", "-c", SETUP]).exit_code == 0
         container.commit(IMAGE, labels={})
-    yield Instance(
-        instance_id="one",
-        repo="a/b",
-        base_commit="",
-        problem_statement="x should be 2",
-        environment=InstanceEnvironment(image=IMAGE, workdir="/repo", activate="export READY=1"),
-        tests=InstanceTests(script="true", parser="parse_log_pytest", fail_to_pass=("t",), pass_to_pass=()),
-        gold_patch="",
-    )
+    yield plain_instance(IMAGE, activate="export READY=1")
     remove_prepared(engine, IMAGE)
 
 

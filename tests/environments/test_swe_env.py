@@ -18,8 +18,8 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.instances import instance_from_row
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ConfigError, ContainerError, DataError
-from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Step, Trajectory
-from tests.environments.conftest import remove_prepared
+from srl_swe.types import Instance, Step, Trajectory
+from tests.environments.conftest import plain_instance, remove_prepared
 
 pytestmark = pytest.mark.docker
 BASE = "srl-swe/base:bookworm"
@@ -36,15 +36,7 @@ def instance(engine: Engine) -> Iterator[Instance]:
     with Container.start(engine, BASE) as container:
         assert container.execute(["bash", "-c", SETUP]).exit_code == 0
         container.commit(IMAGE, labels={})
-    yield Instance(
-        instance_id="one",
-        repo="a/b",
-        base_commit="",
-        problem_statement="x should be 2",
-        environment=InstanceEnvironment(image=IMAGE, workdir="/repo", activate="export READY=1"),
-        tests=InstanceTests(script="true", parser="parse_log_pytest", fail_to_pass=("t",), pass_to_pass=()),
-        gold_patch="",
-    )
+    yield plain_instance(IMAGE, activate="export READY=1")
     remove_prepared(engine, IMAGE)
 
 

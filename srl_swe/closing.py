@@ -1,0 +1,22 @@
+"""`with` for things that have a `close`."""
+
+from types import TracebackType
+from typing import Self
+
+
+class Closing:
+    """A context manager that closes itself at the end."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Give up what is held; idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
