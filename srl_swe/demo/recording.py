@@ -93,7 +93,7 @@ def play_episode(instance: Instance, repair: Repair) -> EpisodeResult:
         ContainerError: infrastructure failed.
     """
     episode = Episode(instance=instance, attempt=1)
-    environment = SWEEnv(instances=[instance], grade=False, max_steps=MAX_STEPS)
+    environment = SWEEnv(instances=[instance], grade=False, max_steps=MAX_STEPS, num_warm=0)
     try:
         environment.reset(options={"instance_id": instance.instance_id})
         script = repair_script(instance.problem_statement, repair)

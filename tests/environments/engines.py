@@ -44,7 +44,10 @@ def podman_engine() -> Iterator[Engine]:
         path = Path(run, "sock")
         with Path(run, "log").open("w") as log:
             service = subprocess.Popen(
-                [*command, "system", "service", "--time=0", f"unix://{path}"], stdout=log, stderr=log
+                [*command, "system", "service", "--time=0", f"unix://{path}"],
+                stdout=log,
+                stderr=log,
+                cwd=run,  # its monitor leaves a file "oom" there
             )
         try:
             _await_socket(path, service)
