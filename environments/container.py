@@ -4,16 +4,13 @@ Left out: the engine (`engine.py`), the persistent shell (`shell.py`), images (`
 (`leases.py`), the watch over what is written to disk (`disk_watch.py`).
 """
 
-import atexit
 import contextlib
 import io
 import logging
-import os
 import posixpath
 import re
 import secrets
 import tarfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -23,6 +20,7 @@ from srl_swe.environments.disk_watch import DiskWatch
 from srl_swe.environments.engine import HOSTNAME, STDERR, ContainerSpec, Engine, Exec
 from srl_swe.environments.leases import lease_label, owner_labels, ownerless_labels
 from srl_swe.environments.limits import ContainerLimits
+from srl_swe.environments.open_things import OpenThings
 from srl_swe.environments.streams import OutputBuffer
 from srl_swe.errors import ContainerError, DataError, EngineTimeoutError, EngineUnavailableError
 from srl_swe.types import CommandResult
@@ -43,10 +41,6 @@ _LATE_OUTPUT_S = 2.0
 """How long output is waited for after its program ended."""
 _MISSING_PROGRAM = re.compile(r"no such file|not found|permission denied|exec format error", re.IGNORECASE)
 
-_open_containers: dict[str, "Container"] = {}
-_doomed: list["Container"] = []
-"""Closed by their users while the engine failed; removed as soon as it answers again."""
-_lock = threading.Lock()
 _disk_watch = DiskWatch()
 
 
@@ -68,6 +62,8 @@ class Container(Closing):
         self.ended_by = ""
         """Why its processes were ended from outside since this was last emptied; "" = they were not."""
         self._closed = False
+        self._doomed = False
+        """Closed by its user while the engine failed; removed as soon as it answers again."""
 
     @classmethod
     def start(
@@ -89,7 +85,9 @@ class Container(Closing):
             ImageError: the engine does not have the image.
             ContainerError: it could not be created or started.
         """
-        _remove_doomed()
+        for doomed in (other for other in open_containers.all() if other._doomed):
+            with contextlib.suppress(ContainerError):
+                doomed.close()
         hint = re.sub(r"[^a-zA-Z0-9_.-]+", "-", name_hint).strip("-.")[:60]
         name = "-".join(part for part in ("srl-swe", hint, secrets.token_hex(6)) if part)
         spec = ContainerSpec(
@@ -103,8 +101,7 @@ class Container(Closing):
         )
         container = cls(engine, name, workdir=workdir, limits=limits)
         # Known before it exists: an interrupt in the middle of the call must not lose it.
-        with _lock:
-            _open_containers[name] = container
+        open_containers.add(container)
         try:
             engine.start(spec)
         except ContainerError:
@@ -315,15 +312,10 @@ class Container(Closing):
         try:
             self.engine.remove(self.name)
         except ContainerError:
-            with _lock:
-                if self not in _doomed:
-                    _doomed.append(self)
+            self._doomed = True
             raise
         self._closed = True
-        with _lock:
-            _open_containers.pop(self.name, None)
-            if self in _doomed:
-                _doomed.remove(self)
+        open_containers.discard(self)
 
     def open_exec(
         self,
@@ -398,34 +390,4 @@ def _absolute(path: str) -> str:
     return path
 
 
-def _remove_doomed() -> None:
-    """Try again to remove what could not be removed while the engine failed."""
-    with _lock:
-        doomed = list(_doomed)
-    for container in doomed:
-        with contextlib.suppress(ContainerError):
-            container.close()
-
-
-def _forget_the_parents() -> None:
-    """After a fork: locks that another thread held are held for ever in the child, and containers are the parent's."""
-    global _lock, _disk_watch
-    _lock, _disk_watch = threading.Lock(), DiskWatch()
-    _open_containers.clear()
-    _doomed.clear()
-
-
-os.register_at_fork(after_in_child=_forget_the_parents)
-
-
-@atexit.register
-def close_open_containers() -> None:
-    """Remove every container that this process has open, at its end."""
-    with _lock:
-        containers = list(_open_containers.values())
-        _open_containers.clear()
-    for container in containers:
-        try:
-            container.close()
-        except ContainerError as error:
-            LOGGER.warning("%s; the next start removes it", error)
+open_containers = OpenThings(Container.close)

@@ -5,6 +5,7 @@ once a second; a single file is bounded by the kernel (RLIMIT_FSIZE). Left out: 
 """
 
 import logging
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -25,6 +26,11 @@ class DiskWatch:
     """Looks after the containers of this process in one daemon thread, started with the first."""
 
     def __init__(self) -> None:
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """Start as new: neither the thread nor the containers of a parent are those of its child."""
         self._containers: dict[str, Container] = {}
         self._lock = threading.Lock()
         self._started = False

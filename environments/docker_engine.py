@@ -7,7 +7,7 @@ starting at once queue up here and not in the engine. Left out: the protocol's m
 import contextlib
 import os
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -136,13 +136,7 @@ class DockerEngine(Closing):
     def remove_image(self, name: str) -> bool:
         """See `Engine`."""
         with self._slots.taken(), engine_errors(f"cannot remove the image {name}"):
-            try:
-                self.client.api.remove_image(name, noprune=False)
-            except APIError as error:
-                if error.status_code in (404, 409):
-                    return False
-                raise
-        return True
+            return _removed(lambda: self.client.api.remove_image(name, noprune=False))
 
     def commit(
         self,
@@ -218,13 +212,7 @@ class DockerEngine(Closing):
     def remove(self, container_id: str) -> bool:
         """See `Engine`."""
         with self._slots.taken(), engine_errors(f"cannot remove container {container_id}"):
-            try:
-                self.client.api.remove_container(container_id, force=True, v=True)
-            except APIError as error:
-                if error.status_code in (404, 409):
-                    return False
-                raise
-        return True
+            return _removed(lambda: self.client.api.remove_container(container_id, force=True, v=True))
 
     def list_containers(self, label: str) -> list[Labelled]:
         """See `Engine`."""
@@ -319,6 +307,17 @@ class _DockerExec(AttachedStream):
         with engine_errors("cannot ask for the state of a command"):
             state: dict[str, Any] = self._client.api.exec_inspect(self._id)
         return None if state["Running"] else state["ExitCode"]
+
+
+def _removed(remove: Callable[[], object]) -> bool:
+    """Remove something; False where it is gone, in use, or being removed by another process."""
+    try:
+        remove()
+    except APIError as error:
+        if error.status_code in (404, 409):
+            return False
+        raise
+    return True
 
 
 def _podman_ulimits() -> list[dict[str, Any]]:

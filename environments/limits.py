@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from srl_swe.errors import ConfigError
 
+ROOT = "0:0"
+"""The user id and group id of root."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContainerLimits:
@@ -23,7 +26,7 @@ class ContainerLimits:
     beyond it every process of the container is ended."""
     lifetime_s: float = 24 * 3600
     """Seconds after which any process of this project that uses the engine may remove it, also from another host."""
-    user: str = "0:0"
+    user: str = ROOT
     """UID:GID that commands run as, in either case without capabilities. The work tree is handed over to it."""
     network: bool = False
     """Attach the engine's default network; without it there is only the loopback device."""

@@ -17,7 +17,7 @@ from srl_swe.environments.container import Container
 from srl_swe.environments.downloads import file_lock
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import PARENT_LABEL
-from srl_swe.environments.limits import ContainerLimits
+from srl_swe.environments.limits import ROOT, ContainerLimits
 from srl_swe.environments.worktree import FORGET_SCRIPT, WorkTreeBase, forget_history, record_base
 from srl_swe.errors import ContainerError
 from srl_swe.types import InstanceEnvironment
@@ -30,7 +30,6 @@ _TOOL_FOLDER = "/usr/local/bin"
 _TOOLS = ("edit", "submit")
 # Root without capabilities could give nothing away.
 _HANDING_OVER = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
-_ROOT = "0:0"
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def ensure_prepared(engine: Engine, environment: InstanceEnvironment, user: str)
         if found := find_prepared(engine, environment, user):
             return found
         limits = ContainerLimits(disk_bytes=64 << 30, lifetime_s=3600)
-        capabilities = () if user == _ROOT else _HANDING_OVER
+        capabilities = () if user == ROOT else _HANDING_OVER
         with Container.start(
             engine, environment.image, limits=limits, name_hint="prepare", capabilities=capabilities
         ) as container:
@@ -95,7 +94,7 @@ def prepare(container: Container, environment: InstanceEnvironment, user: str) -
     """
     container.write_files({f"{_TOOL_FOLDER}/{name}": data for name, data in _tools().items()}, mode=0o755)
     forget_history(container, environment.workdir)
-    if user != _ROOT:
+    if user != ROOT:
         result = container.execute(["chown", "-R", user, environment.workdir], timeout_s=600)
         if result.exit_code != 0:
             raise ContainerError(f"{environment.workdir} cannot be given to user {user}: {result.output[-500:]}")

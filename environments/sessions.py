@@ -23,7 +23,7 @@ from srl_swe.environments.container import Container
 from srl_swe.environments.egress import Egress
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import ensure_image
-from srl_swe.environments.limits import ContainerLimits
+from srl_swe.environments.limits import ROOT, ContainerLimits
 from srl_swe.environments.preparation import PreparedImage, ensure_prepared, find_prepared, prepare
 from srl_swe.environments.shell import DEFAULT_ENVIRONMENT, Shell
 from srl_swe.environments.worktree import WorkTreeBase
@@ -31,8 +31,6 @@ from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailable
 from srl_swe.types import InstanceEnvironment
 
 LOGGER = logging.getLogger(__name__)
-
-_ROOT = "0:0"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,7 +105,7 @@ def _open_once(
     engine: Engine, environment: InstanceEnvironment, limits: ContainerLimits, keep_prepared: bool, name_hint: str
 ) -> Session:
     prepared: PreparedImage | None
-    if keep_prepared or limits.user != _ROOT:
+    if keep_prepared or limits.user != ROOT:
         prepared = ensure_prepared(engine, environment, limits.user)
     else:
         prepared = find_prepared(engine, environment, limits.user)
@@ -124,7 +122,7 @@ def _open_once(
 def enter(container: Container, environment: InstanceEnvironment, base: WorkTreeBase) -> Session:
     """Open a shell in a container that is ready; the caller closes the container where this fails."""
     variables = dict(DEFAULT_ENVIRONMENT)
-    if container.limits.user != _ROOT:
+    if container.limits.user != ROOT:
         variables["HOME"] = "/tmp"
     egress: Egress | None = None
     if environment.network:

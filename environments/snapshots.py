@@ -3,9 +3,7 @@
 Left out: how one is taken and restored (`swe_env.py`).
 """
 
-import atexit
 import logging
-import os
 import secrets
 import threading
 import time
@@ -13,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from srl_swe.closing import Closing
-from srl_swe.environments.container import Container, close_open_containers
+from srl_swe.environments.container import Container, open_containers
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import IMAGE_LABEL, PARENT_LABEL
 from srl_swe.environments.leases import lease_label, owner_labels
+from srl_swe.environments.open_things import OpenThings
 from srl_swe.environments.preparation import PREPARED_LABEL
 from srl_swe.environments.worktree import WorkTreeBase
 from srl_swe.errors import ContainerError
@@ -26,9 +25,6 @@ LOGGER = logging.getLogger(__name__)
 
 _INTERRUPTED_S = 5.0
 """How long the end of a process waits for a snapshot that the engine was making when it was interrupted."""
-
-_open_files: set["SnapshotFiles"] = set()
-_lock = threading.Lock()
 
 
 class SnapshotFiles(Closing):
@@ -42,8 +38,10 @@ class SnapshotFiles(Closing):
         self.image = image
         """Name of the image; start containers of it between `acquire` and `release`."""
         self._engine = engine
+        self._lock = threading.Lock()
         self._num_users = 0
         self._closed = False
+        self._removed = False
 
     @classmethod
     def take(cls, container: Container) -> Self:
@@ -54,8 +52,7 @@ class SnapshotFiles(Closing):
         """
         files = cls(container.engine, f"srl-swe/snapshot:{secrets.token_hex(8)}")
         # Known before it exists: an interrupt in the middle of the call must not lose it.
-        with _lock:
-            _open_files.add(files)
+        open_files.add(files)
         # What it would inherit of the image that it started from.
         labels = {**dict.fromkeys((PREPARED_LABEL, PARENT_LABEL, IMAGE_LABEL), ""), **owner_labels("snapshot")}
         labels |= lease_label(container.limits.lifetime_s)
@@ -76,40 +73,46 @@ class SnapshotFiles(Closing):
         Raises:
             ContainerError: they are closed.
         """
-        with _lock:
+        with self._lock:
             if self._closed:
                 raise ContainerError(f"the snapshot {self.image} is closed; take another one")
             self._num_users += 1
 
     def release(self) -> None:
         """Count one container less, once it is removed."""
-        with _lock:
+        with self._lock:
             self._num_users -= 1
         self._remove_if_unused()
 
     def close(self) -> None:
         """No more containers will be started from the files; idempotent."""
-        with _lock:
+        with self._lock:
             self._closed = True
         self._remove_if_unused()
 
     def _remove_if_unused(self) -> None:
-        with _lock:
-            unused = self._closed and self._num_users == 0 and self in _open_files
+        with self._lock:
+            unused = self._closed and self._num_users == 0 and not self._removed
         if unused:
-            self.remove()
+            self._remove()
 
-    def remove(self) -> bool:
+    def end(self) -> None:
+        """Remove the image at the end of the process, when all its containers are to end as well."""
+        open_containers.end_all()
+        deadline = time.monotonic() + (_INTERRUPTED_S if self._closed else 0.0)
+        while not self._remove() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _remove(self) -> bool:
         """Remove the image; False where there is none, or where a container still uses it."""
         try:
             removed = self._engine.remove_image(self.image)
-            gone = removed or self._engine.find_image(self.image) is None
+            self._removed = removed or self._engine.find_image(self.image) is None
         except ContainerError as error:
             LOGGER.warning("%s; the next start removes it", error)
             return False
-        if gone:
-            with _lock:
-                _open_files.discard(self)
+        if self._removed:
+            open_files.discard(self)
         return removed
 
 
@@ -137,24 +140,4 @@ class Snapshot(Closing):
         self.files.close()
 
 
-def _forget_the_parents() -> None:
-    """After a fork: see `container.py`."""
-    global _lock
-    _lock = threading.Lock()
-    _open_files.clear()
-
-
-os.register_at_fork(after_in_child=_forget_the_parents)
-
-
-@atexit.register
-def _remove_open_files() -> None:
-    close_open_containers()
-    with _lock:
-        left = list(_open_files)
-    for files in left:
-        interrupted, files._num_users = files._closed, 0
-        deadline = time.monotonic() + (_INTERRUPTED_S if interrupted else 0.0)
-        while not (removed := files.remove()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        LOGGER.debug("snapshot %s: removed %s", files.image, removed)
+open_files = OpenThings(SnapshotFiles.end)

@@ -4,6 +4,7 @@ Left out: how the student writes an action (`srl_swe.prompts`), how many episode
 (`srl_swe.evaluation`), wrappers (`wrappers.py`).
 """
 
+import contextlib
 import copy
 import os
 import time
@@ -112,10 +113,11 @@ class SWEEnv(gym.Env[str, str]):
             ("command_timeout_s", command_timeout_s),
             ("episode_timeout_s", episode_timeout_s),
             ("max_observation_chars", max_observation_chars),
-            ("num_warm + 1", num_warm + 1),
         ):
             if not value > 0:
                 raise ConfigError(f"SWEEnv: {name} is {value}; expected more than 0")
+        if num_warm < 0:
+            raise ConfigError(f"SWEEnv: num_warm is {num_warm}; expected at least 0")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ConfigError(f"SWEEnv: render_mode is {render_mode!r}; expected None or 'ansi'")
         rows = load_instances(os.fspath(instances)) if isinstance(instances, str | os.PathLike) else list(instances)
@@ -259,20 +261,15 @@ class SWEEnv(gym.Env[str, str]):
         engine = self._connection()
         snapshot.files.acquire()
         self._source = snapshot.files
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._end_episode)
             container = Container.start(
                 engine, snapshot.files.image, limits=self._limits, name_hint=snapshot.instance.instance_id
             )
-        except BaseException:
-            self._end_episode()
-            raise
-        try:
+            undo.callback(container.close)
             self._session = enter(container, snapshot.instance.environment, snapshot.base)
             self._session.shell.go_to(snapshot.workdir)
-        except BaseException:
-            container.close()
-            self._end_episode()
-            raise
+            undo.pop_all()
         self._instance = snapshot.instance
         self._begin(num_steps=snapshot.num_steps, left_s=snapshot.left_s)
         self._last = (snapshot.observation, dict(snapshot.info))

@@ -1,17 +1,18 @@
 """`with` for things that have a `close`."""
 
+import abc
 from types import TracebackType
 from typing import Self
 
 
-class Closing:
+class Closing(abc.ABC):
     """A context manager that closes itself at the end."""
 
     __slots__ = ()
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Give up what is held; idempotent."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

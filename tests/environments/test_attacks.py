@@ -95,7 +95,7 @@ ESCAPES = {
     "see the host's processes": "ps -e -o args | grep -E 'dockerd|podman|pytest' | grep -v grep",
     "find the engine's socket": "find / -xdev -name '*.sock' -type s | grep -E 'docker|podman|containerd'",
     "read the host's environment": "tr '\\0' '\\n' </proc/1/environ | grep HOST_SECRET",
-    "read the host's files through init": "ls /proc/1/root/work || ls /proc/1/cwd/work",
+    "read the host's files through init": f"ls /proc/1/root{__file__} || ls /proc/1/cwd{__file__}",
     "reach the network directly": _python("import socket; socket.create_connection(('192.0.2.1', 80), 3)"),
     "resolve a name": _python("import socket; socket.getaddrinfo('pypi.org', 80)"),
     "open a raw socket": _python("import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)"),
