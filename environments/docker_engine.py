@@ -322,8 +322,11 @@ def _removed(remove: Callable[[], object]) -> bool:
 
 def _podman_ulimits() -> list[dict[str, Any]]:
     """Return the limit on a user's processes that Podman would otherwise set beyond what it may on some machines."""
+    try:
+        pids = int(Path("/proc/sys/kernel/pid_max").read_text())
+    except FileNotFoundError:  # a client on macOS: its engine runs in a virtual machine, as root
+        return []
     most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-    pids = int(Path("/proc/sys/kernel/pid_max").read_text())
     value = pids if most == resource.RLIM_INFINITY else min(most, pids)
     return [{"Name": "nproc", "Soft": value, "Hard": value}]
 

@@ -62,6 +62,19 @@ def remove_with_children(engine: Engine, package: str) -> None:
         remove(row["Id"])
 
 
+EMPTY_REPOSITORY = (
+    "mkdir /repo && cd /repo && git init -q && git -c user.name=a -c user.email=a@b commit -qm 0 --allow-empty"
+)
+
+
+def make_image(engine: Engine, image: str, setup: str = EMPTY_REPOSITORY) -> None:
+    """Keep what a shell text does to the base image as an image."""
+    with Container.start(engine, BASE_IMAGE) as container:
+        result = container.execute(["bash", "-c", setup])
+        assert result.exit_code == 0, result.output
+        container.commit(image, labels={})
+
+
 def plain_instance(image: str, *, problem_statement: str = "x should be 2", activate: str = "") -> Instance:
     """Return an instance whose work tree is /repo and whose tests are never run."""
     return Instance(

@@ -14,7 +14,7 @@ from srl_swe.environments.preparation import PREPARED_LABEL
 from srl_swe.environments.sessions import Session, WarmPool, open_session
 from srl_swe.environments.shell import Shell
 from srl_swe.types import CommandResult, InstanceEnvironment
-from tests.environments.conftest import remove_prepared
+from tests.environments.conftest import make_image, remove_prepared
 from tests.environments.content_hash import content_lines
 
 pytestmark = pytest.mark.docker
@@ -43,10 +43,7 @@ echo '{FUTURE} 3' | git hash-object -w --stdin
 
 @pytest.fixture(scope="module")
 def environment(engine: Engine) -> Iterator[InstanceEnvironment]:
-    with Container.start(engine, BASE) as container:
-        result = container.execute(["bash", "-c", SETUP])
-        assert result.exit_code == 0, result.output
-        container.commit(IMAGE, labels={})
+    make_image(engine, IMAGE, SETUP)
     yield InstanceEnvironment(image=IMAGE, workdir="/repo", activate="export ACTIVE=yes")
     remove_prepared(engine, IMAGE)
 

@@ -15,20 +15,17 @@ from pathlib import Path
 import pytest
 from docker.client import DockerClient
 
-from srl_swe.environments.container import Container
 from srl_swe.environments.docker_engine import DockerEngine, engine_errors
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL, collect_garbage, is_abandoned, lease_label, owner_labels
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError
 from srl_swe.types import Instance
-from tests.environments.conftest import plain_instance, remove_prepared
+from tests.environments.conftest import make_image, plain_instance, remove_prepared
 from tests.environments.engines import load_base_image, variables_of
 
 pytestmark = pytest.mark.docker
-BASE = "srl-swe/base:bookworm"
 IMAGE = "srl-swe/test-leaks:latest"
-SETUP = "mkdir /repo && cd /repo && git init -q && git -c user.name=a -c user.email=a@b commit -qm 0 --allow-empty"
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +35,7 @@ def instance(engine: Engine) -> Iterator[Instance]:
 
 
 def _make_instance(engine: Engine) -> Instance:
-    with Container.start(engine, BASE) as container:
-        assert container.execute(["bash", "-c", SETUP]).exit_code == 0
-        container.commit(IMAGE, labels={})
+    make_image(engine, IMAGE)
     return plain_instance(IMAGE)
 
 

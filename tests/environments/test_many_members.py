@@ -10,24 +10,20 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import srl_swe  # noqa: F401 - registers the environment
-from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.types import Instance
-from tests.environments.conftest import plain_instance, remove_prepared
+from tests.environments.conftest import make_image, plain_instance, remove_prepared
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 NUM = 32
 IMAGE = "srl-swe/test-members:latest"
-SETUP = "mkdir /repo && cd /repo && git init -q && git -c user.name=a -c user.email=a@b commit -qm 0 --allow-empty"
 
 
 @pytest.fixture(scope="module")
 def instances(engine: Engine) -> Iterator[list[Instance]]:
-    with Container.start(engine, "srl-swe/base:bookworm") as container:
-        assert container.execute(["bash", "-c", SETUP]).exit_code == 0
-        container.commit(IMAGE, labels={})
+    make_image(engine, IMAGE)
     one = plain_instance(IMAGE)
     yield [replace(one, instance_id=str(number), problem_statement=f"statement {number}") for number in range(NUM)]
     remove_prepared(engine, IMAGE)

@@ -15,23 +15,17 @@ from srl_swe.environments.sessions import Session, WarmPool, open_session
 from srl_swe.environments.worktree import WorkTreeBase
 from srl_swe.errors import ContainerError
 from srl_swe.types import InstanceEnvironment
-from tests.environments.conftest import remove_prepared
+from tests.environments.conftest import make_image, remove_prepared
 
 pytestmark = pytest.mark.docker
-BASE = "srl-swe/base:bookworm"
 IMAGES = ("srl-swe/test-sessions:a", "srl-swe/test-sessions:b")
 LIMITS = ContainerLimits(memory_bytes=128 << 20)
 
 
 @pytest.fixture(scope="module")
 def environments(engine: Engine) -> Iterator[list[InstanceEnvironment]]:
-    with Container.start(engine, BASE) as container:
-        setup = (
-            "mkdir /repo && cd /repo && git init -q && git -c user.name=a -c user.email=a@b commit -qm 0 --allow-empty"
-        )
-        assert container.execute(["bash", "-c", setup]).exit_code == 0
-        for image in IMAGES:
-            container.commit(image, labels={"name": image})
+    for image in IMAGES:
+        make_image(engine, image)
     yield [InstanceEnvironment(image=image, workdir="/repo") for image in IMAGES]
     for image in IMAGES:
         remove_prepared(engine, image)
@@ -149,15 +143,7 @@ def test_a_prepared_image_is_kept_only_where_it_will_be_used(
     engine: Engine, environments: list[InstanceEnvironment]
 ) -> None:
     remove_prepared(engine, IMAGES[1])
-    with Container.start(engine, BASE) as container:
-        container.execute(
-            [
-                "bash",
-                "-c",
-                "git init -q /repo && cd /repo && git -c user.name=a -c user.email=a@b commit -qm 0 --allow-empty",
-            ]
-        )
-        container.commit(IMAGES[1], labels={})
+    make_image(engine, IMAGES[1])
     once = open_session(engine, environments[1], limits=LIMITS, keep_prepared=False)
     once.close()
     assert find_prepared(engine, environments[1], "0:0") is None

@@ -16,11 +16,10 @@ from srl_swe.environments.leases import LABEL, collect_garbage
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ConfigError, ContainerError
 from srl_swe.types import Instance
-from tests.environments.conftest import plain_instance, remove_prepared
+from tests.environments.conftest import make_image, plain_instance, remove_prepared
 from tests.environments.engines import variables_of
 
 pytestmark = pytest.mark.docker
-BASE = "srl-swe/base:bookworm"
 IMAGE = "srl-swe/test-snapshots:latest"
 SETUP = """
 set -e
@@ -41,9 +40,7 @@ od -c 'new folder/deep/bin'; git status --porcelain; git diff HEAD | sha256sum
 
 @pytest.fixture(scope="module")
 def instance(engine: Engine) -> Iterator[Instance]:
-    with Container.start(engine, BASE) as container:
-        assert container.execute(["bash", "-c", SETUP]).exit_code == 0
-        container.commit(IMAGE, labels={})
+    make_image(engine, IMAGE, SETUP)
     yield plain_instance(IMAGE, activate="export READY=1")
     remove_prepared(engine, IMAGE)
 

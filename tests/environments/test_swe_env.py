@@ -13,16 +13,14 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 import srl_swe  # noqa: F401 - registers the environment
-from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.instances import instance_from_row
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ConfigError, ContainerError, DataError
 from srl_swe.types import Instance, Step, Trajectory
-from tests.environments.conftest import plain_instance, remove_prepared
+from tests.environments.conftest import make_image, plain_instance, remove_prepared
 
 pytestmark = pytest.mark.docker
-BASE = "srl-swe/base:bookworm"
 IMAGE = "srl-swe/test-swe-env:latest"
 SETUP = """
 set -e
@@ -33,9 +31,7 @@ git -c user.name=a -c user.email=a@b commit -qm base
 
 @pytest.fixture(scope="module")
 def instance(engine: Engine) -> Iterator[Instance]:
-    with Container.start(engine, BASE) as container:
-        assert container.execute(["bash", "-c", SETUP]).exit_code == 0
-        container.commit(IMAGE, labels={})
+    make_image(engine, IMAGE, SETUP)
     yield plain_instance(IMAGE, activate="export READY=1")
     remove_prepared(engine, IMAGE)
 
