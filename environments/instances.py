@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from srl_swe.environments.allow_list import AllowList
 from srl_swe.environments.image_names import instance_image_name, package_image_name
 from srl_swe.errors import DataError, MissingExtraError
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, SdistRecipe
@@ -46,6 +47,11 @@ def _absolute(path: str) -> str:
     return str(pure)
 
 
+def _allow_list(hosts: list[str]) -> list[str]:
+    AllowList(hosts)  # raises ConfigError, a ValueError
+    return hosts
+
+
 NonEmpty = Annotated[str, Field(min_length=1)]
 TestIds = Annotated[list[str], BeforeValidator(_test_ids)]
 TreePath = Annotated[str, AfterValidator(_inside_tree)]
@@ -56,7 +62,7 @@ class _Row(BaseModel):
 
     instance_id: NonEmpty
     repo: NonEmpty
-    network: list[NonEmpty] = []
+    network: Annotated[list[str], AfterValidator(_allow_list)] = []
     problem_statement: str
     patch: NonEmpty
     FAIL_TO_PASS: TestIds

@@ -8,6 +8,7 @@ knows. A malformed answer is answered, as `srl-swe eval` does.
 """
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ex
 
 import srl_swe  # noqa: F401 - registers the environment
 from srl_swe.environments.wrappers import RecordEpisode
-from srl_swe.errors import MalformedCompletionError
+from srl_swe.errors import MalformedCompletionError, SrlSweError
 from srl_swe.evaluation.episodes import NO_COMMAND
 from srl_swe.prompts import PromptLimits, parse, render
 from srl_swe.types import HistoryPair, Message
@@ -126,4 +127,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SrlSweError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -3,12 +3,14 @@
 python examples/loop.py --instances instances.jsonl --instance-id ID --actions "ls" "git log --oneline" submit
 """
 
+import sys
 from pathlib import Path
 
 import gymnasium as gym
 import tyro
 
 import srl_swe  # noqa: F401 - registers the environment
+from srl_swe.errors import SrlSweError
 
 
 def main(
@@ -34,4 +36,7 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except SrlSweError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -7,6 +7,7 @@
 is read by `srl-swe data compile`.
 """
 
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from minisweagent.models import get_model
 
 import srl_swe  # noqa: F401 - registers the environment
 from srl_swe.environments.mini_swe_agent import MiniSweAgentEnvironment
+from srl_swe.errors import SrlSweError
 
 
 def main(
@@ -51,4 +53,7 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except SrlSweError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

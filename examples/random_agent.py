@@ -7,6 +7,7 @@ the same commands wherever the same files are found. The recorded episodes are t
 """
 
 import shlex
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,6 +16,7 @@ from numpy.random import Generator
 
 import srl_swe  # noqa: F401 - registers the environment
 from srl_swe.environments.wrappers import RecordEpisode
+from srl_swe.errors import SrlSweError
 
 
 def draw_command(generator: Generator, paths: list[str], word: str) -> str:
@@ -63,4 +65,7 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except SrlSweError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

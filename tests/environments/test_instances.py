@@ -53,6 +53,15 @@ def test_an_sdist_row_restores_whole_test_folders(tiny_row: Row) -> None:
     assert instance.tests.restore_image.startswith("srl-swe/sdist-tinycalc:")
 
 
+def test_the_hosts_of_a_row_are_those_of_its_environment(v5_row: Row, tiny_row: Row) -> None:
+    hosts = ["pypi.org", "*.example.org", "localhost:8080"]
+    for row in (v5_row, tiny_row):
+        assert instance_from_row(row, where="w").environment.network == ()
+        assert instance_from_row({**row, "network": hosts}, where="w").environment.network == tuple(hosts)
+        with pytest.raises(DataError, match=r"rows, row 3, instance .*field `network`: .*'http://x y/' is malformed"):
+            instance_from_row({**row, "network": ["http://x y/"]}, where="rows, row 3")
+
+
 def test_files_of_tests_are_found_in_the_test_ids_too(tiny_row: Row) -> None:
     row = {**tiny_row, "test_files": [], "f2p_test_files": [], "FAIL_TO_PASS": ["checks/test_a.py::test"]}
     instance = instance_from_row(row, where="rows, row 1")
