@@ -11,6 +11,7 @@ import posixpath
 import re
 import secrets
 import tarfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -61,6 +62,8 @@ class Container(Closing):
         """How often its processes were ended; a shell opened before the last time is dead."""
         self.ended_by = ""
         """Why its processes were ended from outside since this was last emptied; "" = they were not."""
+        self._starting = threading.Lock()
+        """Held while the engine starts it: until then it cannot be removed for certain."""
         self._closed = False
         self._doomed = False
         """Closed by its user while the engine failed; removed as soon as it answers again."""
@@ -103,7 +106,8 @@ class Container(Closing):
         # Known before it exists: an interrupt in the middle of the call must not lose it.
         open_containers.add(container)
         try:
-            engine.start(spec)
+            with container._starting:
+                engine.start(spec)
         except ContainerError:
             with contextlib.suppress(ContainerError):
                 container.close()
@@ -113,6 +117,7 @@ class Container(Closing):
             with contextlib.suppress(ContainerError):
                 engine.remove(name)
             raise
+        container._require_open()  # the end of the process may have closed it meanwhile
         _disk_watch.add(container)
         return container
 
@@ -306,16 +311,17 @@ class Container(Closing):
         Raises:
             ContainerError: the engine failed; it is removed as soon as the engine answers again.
         """
-        if self._closed:
-            return
-        _disk_watch.discard(self)
-        try:
-            self.engine.remove(self.name)
-        except ContainerError:
-            self._doomed = True
-            raise
-        self._closed = True
-        open_containers.discard(self)
+        with self._starting:
+            if self._closed:
+                return
+            _disk_watch.discard(self)
+            try:
+                self.engine.remove(self.name)
+            except ContainerError:
+                self._doomed = True
+                raise
+            self._closed = True
+            open_containers.discard(self)
 
     def open_exec(
         self,

@@ -28,8 +28,14 @@ class OpenThings(Generic[Thing]):
         atexit.register(self.end_all)
 
     def add(self, thing: Thing) -> None:
-        """Note that a thing is open, or is about to be."""
+        """Note that a thing is about to be opened.
+
+        Raises:
+            ContainerError: the process is ending; a thread that outlives that must open nothing more.
+        """
         with self._lock:
+            if self._ending:
+                raise ContainerError("this process is ending, nothing more is opened")
             self._things.add(thing)
 
     def discard(self, thing: Thing) -> None:
@@ -43,7 +49,9 @@ class OpenThings(Generic[Thing]):
             return list(self._things)
 
     def end_all(self) -> None:
-        """End what is open; what the engine fails to end is left to the next start."""
+        """End what is open, for the end of the process; what the engine fails to end is left to the next start."""
+        with self._lock:
+            self._ending = True
         for thing in self.all():
             self.discard(thing)
             try:
@@ -54,3 +62,4 @@ class OpenThings(Generic[Thing]):
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._things: set[Thing] = set()
+        self._ending = False

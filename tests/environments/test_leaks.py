@@ -98,6 +98,42 @@ def _left_by(engine: Engine, pid: int) -> list[str]:
     return [row.id for row in rows if row.labels.get("srl_swe.pid") == str(pid)]
 
 
+# Threads that nobody waits for go on opening containers while the process ends.
+RESTLESS = """
+import os, threading, time
+from srl_swe.environments.connect import connect_engine
+from srl_swe.environments.container import Container
+from srl_swe.errors import ContainerError
+engine = connect_engine()
+def open_for_ever():
+    while True:
+        try:
+            Container.start(engine, "srl-swe/base:bookworm").close()
+        except ContainerError:
+            pass
+for _ in range(3):
+    threading.Thread(target=open_for_ever, daemon=True).start()
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 0.15, 0.2, 0.25, 0.3, 0.35])
+def test_threads_that_outlive_ctrl_c_leave_nothing(engine: Engine, delay_s: float) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", RESTLESS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=variables_of(engine),
+    )
+    assert owner.stdout and owner.stdout.readline() == b"begun\n"
+    time.sleep(delay_s)
+    owner.send_signal(signal.SIGINT)
+    assert owner.wait(60) != 0
+    owner.stdout.close()
+    assert _left_by(engine, owner.pid) == []
+
+
 def test_an_exception_in_reset_leaves_nothing(engine: Engine, instance: Instance) -> None:
     broken = replace(instance, environment=replace(instance.environment, activate="echo why; exit 9"))
     env = SWEEnv([broken], engine=engine, grade=False)
