@@ -109,6 +109,8 @@ class Trajectory:
     """Who acted; empty when the format does not say."""
     resolved: bool | None
     """None = the format does not say."""
+    exit_status: str = ""
+    """How the run ended, in the scaffold's words ("submitted", "exit_cost"…); empty = the file does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from srl_swe.errors import DataError
 from srl_swe.trajectories.actions import clean_text
 from srl_swe.trajectories.formats import mini_swe_agent, swe_gym, swe_smith
-from srl_swe.trajectories.formats.detect import UNDERSTOOD, detect_format, looks_like_trajectory
+from srl_swe.trajectories.formats.detect import UNDERSTOOD, FormatName, detect_format, looks_like_trajectory
 from srl_swe.trajectories.formats.drops import NOTES, ROW_REASONS, DropCounter, Reason
 from srl_swe.types import Trajectory
 
@@ -21,6 +22,22 @@ __all__ = ["NOTES", "ROW_REASONS", "DropCounter", "Reason", "read_trajectories"]
 
 SUFFIXES = (".json", ".jsonl", ".traj")
 _UNKNOWN = "unknown"
+
+
+class _Reader(Protocol):
+    """Reads one row of a format; None = it cannot be used, and `drops` says why. Raises DataError for a bad field."""
+
+    def __call__(
+        self, row: Mapping[str, object], *, path: Path, where: str, drops: DropCounter
+    ) -> Trajectory | None: ...
+
+
+_READERS: Mapping[FormatName, _Reader] = {
+    "mini_swe_agent": mini_swe_agent.read_row,
+    "swe_gym_openhands_sampled": swe_gym.read_sampled_row,
+    "swe_gym_openhands_sft": swe_gym.read_sft_row,
+    "swe_smith": swe_smith.read_row,
+}
 _COPY_NUMBER = re.compile(r"^(.*(?:__.*-\d+|\.pr_\d+|\.\w+__[a-z0-9]{8}))_\d+$")
 """Collections number several runs on one instance (`owner__name-123_0`); one instance must keep one id, or the split
 by instance would put it on both sides."""
@@ -90,11 +107,7 @@ def _read_row(
         drops.drop(_UNKNOWN, Reason.UNKNOWN_FORMAT, where)
         return False, None
     try:
-        if name == "mini_swe_agent":
-            return True, mini_swe_agent.read_document(row, path=file, where=where, drops=drops)
-        if name == "swe_smith":
-            return True, swe_smith.read_row(row, where=where, drops=drops)
-        return True, swe_gym.read_row(row, source=name, where=where, drops=drops)
+        return True, _READERS[name](row, path=file, where=where, drops=drops)
     except DataError as error:
         if is_named:
             raise DataError(f"{where} ({name}): {error}") from None

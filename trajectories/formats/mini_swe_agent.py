@@ -35,7 +35,7 @@ _HEAD_TAIL = re.compile(
 )
 
 
-def read_document(document: Mapping[str, object], *, path: Path, where: str, drops: DropCounter) -> Trajectory | None:
+def read_row(row: Mapping[str, object], *, path: Path, where: str, drops: DropCounter) -> Trajectory | None:
     """Read one file's document, or count in `drops` why it cannot be used.
 
     The final `submit` is added where the exit status says "Submitted" and no step says so.
@@ -43,8 +43,8 @@ def read_document(document: Mapping[str, object], *, path: Path, where: str, dro
     Raises:
         DataError: a field is not what the format says.
     """
-    messages = read_messages(document.get("messages"))
-    info = document.get("info")
+    messages = read_messages(row.get("messages"))
+    info = row.get("info")
     info = info if isinstance(info, Mapping) else {}
     ours = info.get("srl_swe")
     problem_statement = _own_problem_statement(messages) if isinstance(ours, Mapping) else None
@@ -53,7 +53,7 @@ def read_document(document: Mapping[str, object], *, path: Path, where: str, dro
     if problem_statement is None:
         drops.drop(SOURCE, Reason.NO_PROBLEM_STATEMENT, where)
         return None
-    instance_id = document.get("instance_id")
+    instance_id = row.get("instance_id")
     if not isinstance(instance_id, str) or not instance_id:
         instance_id = path.name.removesuffix(".json").removesuffix(".traj")
     if isinstance(ours, Mapping):
@@ -73,6 +73,7 @@ def read_document(document: Mapping[str, object], *, path: Path, where: str, dro
         source=SOURCE,
         model=_model(info),
         resolved=verdict == "resolved" if verdict in ("resolved", "unresolved") else _resolved(path, instance_id),
+        exit_status=clean_text(status) if isinstance(status := info.get("exit_status"), str) else "",
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from srl_swe.errors import DataError
 from srl_swe.trajectories.formats.assemble import build_steps, find_problem_statement
@@ -16,15 +17,28 @@ SFT = "swe_gym_openhands_sft"
 _UPLOADED = re.compile(r"<uploaded_files>\s*(?:\S*/)?([^/\s]+)\s*</uploaded_files>")
 
 
-def read_row(row: Mapping[str, object], *, source: str, where: str, drops: DropCounter) -> Trajectory | None:
-    """Read one row, or count in `drops` why it cannot be used.
+def read_sampled_row(row: Mapping[str, object], *, path: Path, where: str, drops: DropCounter) -> Trajectory | None:
+    """Read one row of SWE-Gym/OpenHands-Sampled-Trajectories, or count in `drops` why it cannot be used.
 
-    SFT rows carry no id and no verdict: all of them resolved their instance, and the id is made from the folder's
+    Raises:
+        DataError: a field is not what the format says.
+    """
+    return _read_row(row, SAMPLED, where, drops)
+
+
+def read_sft_row(row: Mapping[str, object], *, path: Path, where: str, drops: DropCounter) -> Trajectory | None:
+    """Read one row of SWE-Gym/OpenHands-SFT-Trajectories, or count in `drops` why it cannot be used.
+
+    These rows carry no id and no verdict: all of them resolved their instance, and the id is made from the folder's
     name and the problem statement, so that runs on one instance share it.
 
     Raises:
         DataError: a field is not what the format says.
     """
+    return _read_row(row, SFT, where, drops)
+
+
+def _read_row(row: Mapping[str, object], source: str, where: str, drops: DropCounter) -> Trajectory | None:
     messages = read_messages(row.get("messages"))
     prompt = next((text_of(message.get("content")) for message in messages if message["role"] == "user"), "")
     problem_statement = find_problem_statement(prompt)

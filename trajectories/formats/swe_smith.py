@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from srl_swe.errors import DataError
 from srl_swe.trajectories.formats.assemble import Turn, build_steps, find_problem_statement
@@ -18,7 +19,7 @@ _FABRICATED = re.compile(
 (swesmith/train/traj_mgr/utils.py)."""
 
 
-def read_row(row: Mapping[str, object], *, where: str, drops: DropCounter) -> Trajectory | None:
+def read_row(row: Mapping[str, object], *, path: Path, where: str, drops: DropCounter) -> Trajectory | None:
     """Read one row, or count in `drops` why it cannot be used.
 
     Raises:
