@@ -47,7 +47,7 @@ $(BIN)/python:
 # The stamps are made anew when what is installed changes.
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setup: packages (torch, transformers, swebench, …) by constraints.txt; some minutes the first time"
-	$(PIP) -e '.[train,eval]'
+	$(PIP) -e '.[train,eval,data]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -114,6 +114,15 @@ class Trajectory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompiledTrajectory:
+    """A trajectory as a set of step examples holds it: its steps, and which of them are learned from."""
+
+    trajectory: Trajectory
+    targets: tuple[int, ...]
+    """Indices of the steps that become step examples, ascending."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryPair:
     """An earlier action and its observation, as a context shows them (thoughts are never carried over)."""
 

@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("srl_swe.training",),
     ("srl_swe.software_engineering",),
     ("srl_swe.evaluation",),
+    ("srl_swe.curation",),
     ("srl_swe.demo",),
     ("srl_swe.cli",),
 )

@@ -1,4 +1,4 @@
-"""A set of step examples on disk: a folder with train.jsonl, validation.jsonl and manifest.json.
+"""A set of step examples on disk: a folder with train.jsonl, validation.jsonl, manifest.json and DATASHEET.md.
 
 The steps of a trajectory repeat each other's histories, so one line holds one trajectory with the indices of its
 targets; reading expands it to examples with whole histories, one trajectory in memory at a time. Each JSONL file
@@ -17,18 +17,38 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
+
+import orjson
 
 from srl_swe.errors import DataError
-from srl_swe.types import HistoryPair, StepExample
+from srl_swe.trajectories.datasheet import data_sheet
+from srl_swe.trajectories.steps import step_examples
+from srl_swe.types import CompiledTrajectory, Step, StepExample, Trajectory
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Part = Literal["train", "validation"]
 PARTS: tuple[Part, ...] = ("train", "validation")
 _MANIFEST = "manifest.json"
-_OWN_FILES = frozenset({_MANIFEST, *(f"{part}.jsonl" for part in PARTS)})
+_DATA_SHEET = "DATASHEET.md"
+REPLAY = "replay.jsonl"
+"""What a replay of a set found, kept in its folder."""
+PROFILE = "profile.jsonl"
+"""Rewards that a model got on a set's steps, kept in its folder."""
+REPORT = "report.html"
+"""The report on a set, kept in its folder."""
+_OWN_FILES = frozenset({_MANIFEST, _DATA_SHEET, REPLAY, PROFILE, REPORT, *(f"{part}.jsonl" for part in PARTS)})
+Header = Callable[[], Mapping[str, object]] | Mapping[str, object]
+ChooseValidation = Callable[[Sequence[str]], frozenset[str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexEntry:
+    """What the split needs to know of one record."""
+
+    instance_id: str
+    num_targets: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,41 +62,63 @@ class StoreCounts:
 
 
 def write_steps(
-    examples: Iterable[StepExample],
+    compiled: Iterable[CompiledTrajectory],
     folder: Path,
     *,
-    header: Callable[[], Mapping[str, object]] | Mapping[str, object],
-    choose_validation: Callable[[Sequence[str]], frozenset[str]] | None = None,
+    header: Header,
+    choose_validation: ChooseValidation | None = None,
 ) -> StoreCounts:
-    """Write examples as a set, replacing one that is there.
+    """Write compiled trajectories as a set, replacing one that is there.
 
     Args:
-        examples: Examples, those of one trajectory next to each other (as `compile_steps` yields them).
+        compiled: What goes in, for example from `compile_trajectories`.
         folder: Where the set goes; missing parents are made.
         header: What the manifest tells besides counts and hashes, for example sources, drops and configuration. A
-            function is called after the last example, when the drops are counted.
+            function is called after the last trajectory, when the drops are counted.
         choose_validation: Gets all instance ids, sorted, each once; returns those held out. None = all are for
             training.
 
     Raises:
-        DataError: there is no example at all, or `folder` is something other than a set of step examples.
+        DataError: there is no step at all, or `folder` is something other than a set of step examples.
     """
-    _put_back(folder)
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(folder)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", suffix=".tmp", dir=folder.parent))
-    try:
-        staging.chmod(0o755)
-        counts = _write_set(examples, staging, header, choose_validation)
-        _swap(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with _staged(folder) as staging:
+        # The split needs all instance ids, the records should not be in memory: so they go to disk first.
+        records = staging / "records"
+        index: list[IndexEntry] = []
+        with records.open("wb") as stream:
+            for item in compiled:
+                stream.write(encode_record(item))
+                index.append(IndexEntry(instance_id=item.trajectory.instance_id, num_targets=len(item.targets)))
+        counts = _write_set(records, index, staging, header, choose_validation)
+        records.unlink()
     return counts
+
+
+def write_records(
+    records: Path,
+    index: Sequence[IndexEntry],
+    folder: Path,
+    *,
+    header: Header,
+    choose_validation: ChooseValidation | None = None,
+) -> StoreCounts:
+    """Write records that `encode_record` made and that lie in a file, line by line as `index` says; else as above."""
+    with _staged(folder) as staging:
+        return _write_set(records, index, staging, header, choose_validation)
 
 
 def read_steps(folder: Path, part: Part = "train") -> Iterator[StepExample]:
     """Yield the examples of one part, in the order in which they were written.
+
+    Raises:
+        DataError: there is no such set, it is of another schema version, or it is damaged.
+    """
+    for compiled in read_compiled(folder, part):
+        yield from step_examples(compiled)
+
+
+def read_compiled(folder: Path, part: Part = "train") -> Iterator[CompiledTrajectory]:
+    """Yield the trajectories of one part with their targets, in the order in which they were written.
 
     Raises:
         DataError: there is no such set, it is of another schema version, or it is damaged.
@@ -90,17 +132,43 @@ def read_steps(folder: Path, part: Part = "train") -> Iterator[StepExample]:
             f"{path}: {'missing' if found is None else f'{found} bytes'}, but the manifest says {expected} bytes; "
             "the set is damaged: compile it again"
         )
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for index, line in enumerate(lines):
             where = f"{path}, line {index + 1}"
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
                 raise DataError(f"{where}: not valid JSON ({error}); compile the set again") from None
             if index == 0:
                 _check_version(record, where)
                 continue
-            yield from _expand(record, where)
+            yield _decoded(record, where)
+
+
+def encode_record(compiled: CompiledTrajectory) -> bytes:
+    """Return the line of a compiled trajectory, line break included."""
+    trajectory = compiled.trajectory
+    record = {
+        "trajectory_id": trajectory.trajectory_id,
+        "instance_id": trajectory.instance_id,
+        "source": trajectory.source,
+        "model": trajectory.model,
+        "resolved": trajectory.resolved,
+        "exit_status": trajectory.exit_status,
+        "problem_statement": trajectory.problem_statement,
+        "steps": [
+            {
+                "thought": step.thought,
+                "action": step.action,
+                "observation": step.observation,
+                "exit_code": step.exit_code,
+            }
+            for step in trajectory.steps
+        ],
+        "targets": compiled.targets,
+        "patch": trajectory.patch,
+    }
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def read_manifest(folder: Path) -> dict[str, object]:
@@ -122,99 +190,90 @@ def read_manifest(folder: Path) -> dict[str, object]:
     return manifest
 
 
+@contextlib.contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Give a new folder to write into, which takes the place of `folder` at the end, or vanishes after a failure."""
+    _put_back(folder)
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(folder)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", suffix=".tmp", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        yield staging
+        _swap(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def _write_set(
-    examples: Iterable[StepExample],
+    records: Path,
+    index: Sequence[IndexEntry],
     staging: Path,
-    header: Callable[[], Mapping[str, object]] | Mapping[str, object],
-    choose_validation: Callable[[Sequence[str]], frozenset[str]] | None,
+    header: Header,
+    choose_validation: ChooseValidation | None,
 ) -> StoreCounts:
-    # The split needs all instance ids, the records should not be in memory: so they go to disk first.
-    all_records = staging / "records"
-    instance_ids: set[str] = set()
-    with all_records.open("w", encoding="utf-8") as stream:
-        for _, group in groupby(examples, key=lambda example: example.trajectory_id):
-            record = _record(list(group))
-            instance_ids.add(str(record["instance_id"]))
-            _write_line(stream, record)
+    instance_ids = {entry.instance_id for entry in index}
     if not instance_ids:
         raise DataError("no step example is left after filtering; the old set, if any, was kept. See the drop reasons")
     held_out = choose_validation(sorted(instance_ids)) if choose_validation else frozenset()
     num_trajectories: dict[str, int] = dict.fromkeys(PARTS, 0)
     num_examples: dict[str, int] = dict.fromkeys(PARTS, 0)
     with contextlib.ExitStack() as stack:
-        streams = {part: stack.enter_context((staging / f"{part}.jsonl").open("w", encoding="utf-8")) for part in PARTS}
+        streams = {part: stack.enter_context((staging / f"{part}.jsonl").open("wb")) for part in PARTS}
         for part, stream in streams.items():
-            _write_line(stream, {"schema_version": SCHEMA_VERSION, "part": part})
-        with all_records.open(encoding="utf-8") as lines:
-            for line in lines:
-                record = json.loads(line)
-                part = "validation" if record["instance_id"] in held_out else "train"
+            stream.write(orjson.dumps({"schema_version": SCHEMA_VERSION, "part": part}) + b"\n")
+        with records.open("rb") as lines:
+            for entry, line in zip(index, lines, strict=True):
+                part = "validation" if entry.instance_id in held_out else "train"
                 streams[part].write(line)
                 num_trajectories[part] += 1
-                num_examples[part] += len(record["targets"])
+                num_examples[part] += entry.num_targets
         for stream in streams.values():
             stream.flush()
             os.fsync(stream.fileno())
-    all_records.unlink()
+    hashes = {part: _sha256(staging / f"{part}.jsonl") for part in PARTS}
     manifest = {
         "schema_version": SCHEMA_VERSION,
+        "content_hash": hashlib.sha256("".join(hashes.values()).encode()).hexdigest(),
         "num_trajectories": num_trajectories,
         "num_examples": num_examples,
         "bytes": {part: (staging / f"{part}.jsonl").stat().st_size for part in PARTS},
-        "sha256": {part: _sha256(staging / f"{part}.jsonl") for part in PARTS},
+        "sha256": hashes,
         "validation_instances": sorted(held_out & instance_ids),
         **(header() if callable(header) else header),
     }
-    with (staging / _MANIFEST).open("w", encoding="utf-8") as stream:
-        json.dump(manifest, stream, indent=2, ensure_ascii=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    _write_text(staging / _MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    _write_text(staging / _DATA_SHEET, data_sheet(manifest))
     return StoreCounts(num_trajectories=num_trajectories, num_examples=num_examples)
 
 
-def _record(group: list[StepExample]) -> dict[str, object]:
-    """Join the examples of one trajectory: the last one's history holds all earlier steps."""
-    last = group[-1]
-    thoughts = {example.step_index: example.expert_thought for example in group}
-    steps = [
-        {"action": pair.action, "observation": pair.observation, "thought": thoughts.get(index, "")}
-        for index, pair in enumerate(last.history)
-    ]
-    steps.append({"action": last.expert_action, "observation": "", "thought": last.expert_thought})
-    for example in group:
-        assert example.step_index == len(example.history) <= last.step_index, "steps of a trajectory must be in order"
-    return {
-        "trajectory_id": last.trajectory_id,
-        "instance_id": last.instance_id,
-        "problem_statement": last.problem_statement,
-        "steps": steps,
-        "targets": [example.step_index for example in group],
-    }
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
-def _expand(record: object, where: str) -> Iterator[StepExample]:
+def _decoded(record: object, where: str) -> CompiledTrajectory:
     try:
         assert isinstance(record, dict)
-        steps, targets = record["steps"], record["targets"]
-        pairs = tuple(HistoryPair(action=step["action"], observation=step["observation"]) for step in steps)
-        for index in targets:
-            yield StepExample(
-                example_id=f"{record['trajectory_id']}#{index}",
-                instance_id=record["instance_id"],
-                trajectory_id=record["trajectory_id"],
-                step_index=index,
-                problem_statement=record["problem_statement"],
-                history=pairs[:index],
-                expert_thought=steps[index]["thought"],
-                expert_action=steps[index]["action"],
+        steps = tuple(
+            Step(
+                thought=step["thought"],
+                action=step["action"],
+                observation=step["observation"],
+                exit_code=step["exit_code"],
             )
-    except (AssertionError, KeyError, IndexError, TypeError) as error:
+            for step in record["steps"]
+        )
+        targets = tuple(record["targets"])
+        assert all(0 <= index < len(steps) for index in targets), "a target is no step"
+        fields = ("trajectory_id", "instance_id", "problem_statement", "patch", "source", "model", "exit_status")
+        trajectory = Trajectory(steps=steps, resolved=record["resolved"], **{field: record[field] for field in fields})
+        return CompiledTrajectory(trajectory=trajectory, targets=targets)
+    except (AssertionError, KeyError, TypeError) as error:
         raise DataError(f"{where}: not a trajectory record ({error!r}); compile the set again") from None
-
-
-def _write_line(stream: IO[str], record: Mapping[str, object]) -> None:
-    stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _check_version(record: object, where: str) -> None:

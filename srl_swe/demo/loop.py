@@ -29,7 +29,8 @@ from srl_swe.files import sole_writer
 from srl_swe.prompts import PromptLimits
 from srl_swe.training.config import TrainConfig
 from srl_swe.trajectories.formats import DropCounter, read_trajectories
-from srl_swe.trajectories.steps import StepFilter, compile_steps, split_by_instance
+from srl_swe.trajectories.splits import split_by_instance
+from srl_swe.trajectories.steps import StepFilter, compile_trajectories
 from srl_swe.trajectories.store import read_steps, write_steps
 from srl_swe.types import Instance
 
@@ -164,7 +165,7 @@ def _compile(config: DemoConfig, console: Console) -> None:
     trajectories = read_trajectories([config.output / "expert" / "trajectories"], drops=drops)
     step_filter = StepFilter(resolved_only=True, known_outcome_only=True)
     counts = write_steps(
-        compile_steps(trajectories, step_filter=step_filter, drops=drops),
+        compile_trajectories(trajectories, step_filter=step_filter, drops=drops),
         config.output / "steps",
         header=lambda: {"made_by": EXPERT_NAME, "seed": config.seed, "drops": drops.to_dict()},
         choose_validation=lambda ids: split_by_instance(ids, num_validation=config.num_held_out, seed=config.seed),

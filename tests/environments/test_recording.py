@@ -1,7 +1,6 @@
 """Records of episodes: what our own compiler reads back, by property, and in a container."""
 
 import json
-import os
 import tempfile
 import threading
 from pathlib import Path
@@ -22,7 +21,7 @@ from srl_swe.errors import ContainerError, DataError
 from srl_swe.files import write_numbered
 from srl_swe.trajectories.actions import clean_text
 from srl_swe.trajectories.formats import DropCounter, read_trajectories
-from srl_swe.trajectories.steps import StepFilter, compile_steps
+from srl_swe.trajectories.steps import StepFilter, compile_trajectories, step_examples
 from srl_swe.types import Step, Trajectory
 from tests.environments.text_env import Answer, TextEnv
 
@@ -170,17 +169,17 @@ def test_a_damaged_record_is_named(tmp_path: Path, damage: object) -> None:
 
 
 def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
-    def write() -> None:
-        for _ in range(20):
-            write_numbered(tmp_path, "one", ".json", f"{os.getpid()} {threading.get_ident()}")
+    def write(writer: int) -> None:
+        for count in range(20):
+            write_numbered(tmp_path, "one", ".json", f"{writer} {count}")
 
-    threads = [threading.Thread(target=write) for _ in range(4)]
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"one-{n}.json" for n in range(1, 81))
-    assert len({path.read_text() for path in tmp_path.iterdir()}) == 4
+    assert len({path.read_text() for path in tmp_path.iterdir()}) == 80
 
 
 def test_an_empty_action_stays_in_the_history_and_is_no_target(tmp_path: Path) -> None:
@@ -189,7 +188,8 @@ def test_an_empty_action_stays_in_the_history_and_is_no_target(tmp_path: Path) -
     env.step(" \n")
     env.step("submit")
     drops = DropCounter()
-    examples = list(compile_steps(read(tmp_path), step_filter=StepFilter(), drops=drops))
+    (compiled,) = compile_trajectories(read(tmp_path), step_filter=StepFilter(), drops=drops)
+    examples = list(step_examples(compiled))
     assert [(example.step_index, example.expert_action) for example in examples] == [(1, "submit")]
     assert [pair.action for pair in examples[0].history] == [""]
     assert drops.to_dict()["mini_swe_agent"]["empty_action"] == 1
@@ -235,8 +235,9 @@ def test_a_real_episode_is_read_back(tmp_path: Path, build_engine: Engine, tiny_
     assert (trajectory.resolved, trajectory.model) == (True, "scripted")
     assert trajectory.problem_statement == tiny.problem_statement
     assert trajectory.patch == info["patch"] and "+    return a + b" in trajectory.patch
-    examples = list(compile_steps([trajectory], step_filter=StepFilter(resolved_only=True), drops=DropCounter()))
-    assert len(examples) == len(commands)
+    step_filter = StepFilter(resolved_only=True)
+    (compiled,) = compile_trajectories([trajectory], step_filter=step_filter, drops=DropCounter())
+    assert len(compiled.targets) == len(commands)
 
     env.reset()
     env.step("echo 1 >one")

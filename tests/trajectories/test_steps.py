@@ -6,8 +6,14 @@ from hypothesis import strategies as st
 
 from srl_swe.errors import ConfigError
 from srl_swe.trajectories.formats import DropCounter
-from srl_swe.trajectories.steps import StepFilter, compile_steps, split_by_instance
-from srl_swe.types import HistoryPair, Step, Trajectory
+from srl_swe.trajectories.splits import repo_of, split_by_instance
+from srl_swe.trajectories.steps import StepFilter, compile_trajectories, step_examples
+from srl_swe.types import HistoryPair, Step, StepExample, Trajectory
+
+
+def compile_steps(trajectories: list[Trajectory], *, step_filter: StepFilter, drops: DropCounter) -> list[StepExample]:
+    kept = compile_trajectories(trajectories, step_filter=step_filter, drops=drops)
+    return [example for compiled in kept for example in step_examples(compiled)]
 
 
 def trajectory(*actions: str, instance_id: str = "o__n-1", resolved: bool | None = True) -> Trajectory:

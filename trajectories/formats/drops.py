@@ -17,16 +17,24 @@ class Reason(StrEnum):
     NO_INSTANCE_ID = "no_instance_id"
     NO_PROBLEM_STATEMENT = "no_problem_statement"
     NO_STEPS = "no_steps"
+    NO_TARGETS = "no_targets"
+    BAD_FILE = "bad_file"
+    ROW_TOO_LARGE = "row_too_large"
     DUPLICATE = "duplicate"
     NOT_RESOLVED = "not_resolved"
     UNKNOWN_OUTCOME = "unknown_outcome"
+    EXIT_STATUS = "exit_status"
+    TOO_FEW_STEPS = "too_few_steps"
     TOO_MANY_STEPS = "too_many_steps"
+    FORMAT_NOISE = "format_noise"
+    LOOP = "loop"
     EXCLUDED_INSTANCE = "excluded_instance"
     EXCLUDED_REPO = "excluded_repo"
     # Steps: one step is left out of its trajectory.
     MALFORMED_CALL = "malformed_call"
     UNKNOWN_CALL = "unknown_call"
     CONTROL_KEY = "control_key"
+    NOT_EXECUTED = "not_executed"
     MISSING_OBSERVATION = "missing_observation"
     EARLY_SUBMIT = "early_submit"
     FABRICATED_SUBMIT = "fabricated_submit"
@@ -42,6 +50,8 @@ class Reason(StrEnum):
     KEPT_UNKNOWN_OUTCOME = "kept_unknown_outcome"
     PASSED_OVER_FILE = "passed_over_file"
     ADDED_SUBMIT = "added_submit"
+    CUT_OBSERVATION = "cut_observation"
+    REUSED_ID = "reused_id"
 
 
 ROW_REASONS = frozenset(
@@ -52,17 +62,32 @@ ROW_REASONS = frozenset(
         Reason.NO_INSTANCE_ID,
         Reason.NO_PROBLEM_STATEMENT,
         Reason.NO_STEPS,
+        Reason.NO_TARGETS,
+        Reason.BAD_FILE,
+        Reason.ROW_TOO_LARGE,
         Reason.DUPLICATE,
         Reason.NOT_RESOLVED,
         Reason.UNKNOWN_OUTCOME,
+        Reason.EXIT_STATUS,
+        Reason.TOO_FEW_STEPS,
         Reason.TOO_MANY_STEPS,
+        Reason.FORMAT_NOISE,
+        Reason.LOOP,
         Reason.EXCLUDED_INSTANCE,
         Reason.EXCLUDED_REPO,
     }
 )
 """Reasons that drop a whole row; every other reason that is no note concerns a step."""
 
-NOTES = frozenset({Reason.KEPT_UNKNOWN_OUTCOME, Reason.PASSED_OVER_FILE, Reason.ADDED_SUBMIT})
+NOTES = frozenset(
+    {
+        Reason.KEPT_UNKNOWN_OUTCOME,
+        Reason.PASSED_OVER_FILE,
+        Reason.ADDED_SUBMIT,
+        Reason.CUT_OBSERVATION,
+        Reason.REUSED_ID,
+    }
+)
 """Counted, but nothing of a trajectory was dropped."""
 
 _MAX_PLACES = 3
@@ -81,6 +106,12 @@ class DropCounter:
         self.counts[key] += 1
         if len(self._places[key]) < _MAX_PLACES:
             self._places[key].append(where)
+
+    def merge(self, other: "DropCounter") -> None:
+        """Add the counts of another counter, and its places as far as there is room."""
+        self.counts.update(other.counts)
+        for key, places in other._places.items():
+            self._places[key].extend(places[: _MAX_PLACES - len(self._places[key])])
 
     def note(self, source: str, reason: Reason, where: str) -> None:
         """Count something that was kept. `reason` is one of `NOTES`."""

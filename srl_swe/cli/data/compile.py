@@ -4,23 +4,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.panel import Panel
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from srl_swe import __version__
-from srl_swe.errors import ConfigError, DataError, MalformedCompletionError
-from srl_swe.prompts import PromptLimits, render, write
-from srl_swe.rewards import copy_last
+from srl_swe.errors import ConfigError, DataError
 from srl_swe.trajectories.formats import NOTES, DropCounter, read_trajectories
-from srl_swe.trajectories.steps import StepFilter, compile_steps, split_by_instance
-from srl_swe.trajectories.store import StoreCounts, read_steps, write_steps
-from srl_swe.types import StepExample, Trajectory
+from srl_swe.trajectories.splits import split_by_instance
+from srl_swe.trajectories.steps import StepFilter, compile_trajectories
+from srl_swe.trajectories.store import StoreCounts, write_steps
+from srl_swe.types import CompiledTrajectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,26 +44,6 @@ class CompileConfig:
     step_filter: Annotated[StepFilter, tyro.conf.arg(name="")] = field(default_factory=StepFilter)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShowConfig:
-    """Show one step example: its prompt, the expert's answer, and what copying the last action would score."""
-
-    steps: Annotated[Path, tyro.conf.Positional]
-    """Folder that `srl-swe data compile` wrote."""
-    index: int = 0
-    """Which example, counted from 0 in the order of the file."""
-    part: Literal["train", "validation"] = "train"
-    limits: Annotated[PromptLimits, tyro.conf.arg(name="")] = field(default_factory=PromptLimits)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the sub-command."""
-    config = tyro.extras.subcommand_cli_from_dict(
-        {"compile": CompileConfig, "show": ShowConfig}, prog="srl-swe data", args=list(arguments)
-    )
-    return compile_set(config) if isinstance(config, CompileConfig) else show(config)
-
-
 def compile_set(config: CompileConfig) -> int:
     """Compile, write the set, and print what was kept and what was dropped."""
     if not config.paths:
@@ -74,7 +51,6 @@ def compile_set(config: CompileConfig) -> int:
     drops = DropCounter()
     trajectories: Counter[str] = Counter()
     examples: Counter[str] = Counter()
-    source_of: dict[str, str] = {}
     held_out = _held_out_ids(config.validation_ids) if config.validation_ids else None
     console = Console()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -82,21 +58,14 @@ def compile_set(config: CompileConfig) -> int:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("compiling", total=None)
 
-        def counted_trajectories() -> Iterator[Trajectory]:
-            for trajectory in read_trajectories(config.paths, drops=drops):
-                source_of[trajectory.trajectory_id] = trajectory.source
-                yield trajectory
-
-        def counted_examples() -> Iterator[StepExample]:
-            last = ""
-            for example in compile_steps(counted_trajectories(), step_filter=config.step_filter, drops=drops):
-                source = source_of[example.trajectory_id]
-                examples[source] += 1
-                if example.trajectory_id != last:
-                    trajectories[source] += 1
-                    last = example.trajectory_id
-                    progress.update(bar, description=f"compiling: {trajectories.total()} trajectories")
-                yield example
+        def counted() -> Iterator[CompiledTrajectory]:
+            found = read_trajectories(config.paths, drops=drops)
+            for compiled in compile_trajectories(found, step_filter=config.step_filter, drops=drops):
+                source = compiled.trajectory.source
+                examples[source] += len(compiled.targets)
+                trajectories[source] += 1
+                progress.update(bar, description=f"compiling: {trajectories.total()} trajectories")
+                yield compiled
 
         def choose(instance_ids: Sequence[str]) -> frozenset[str]:
             if held_out is not None:
@@ -106,7 +75,7 @@ def compile_set(config: CompileConfig) -> int:
             return split_by_instance(instance_ids, validation_share=config.validation_share, seed=config.seed)
 
         counts = write_steps(
-            counted_examples(),
+            counted(),
             config.out,
             header=lambda: {
                 "srl_swe_version": __version__,
@@ -121,37 +90,6 @@ def compile_set(config: CompileConfig) -> int:
         )
     _print_counts(console, trajectories, examples, drops, counts)
     console.print(f"written to {config.out}; next: srl-swe data show {config.out}", markup=False, highlight=False)
-    return 0
-
-
-def show(config: ShowConfig) -> int:
-    """Print one example."""
-    if config.index < 0:
-        raise ConfigError(f"index must be at least 0, not {config.index}")
-    example = None
-    position = -1
-    for position, candidate in enumerate(read_steps(config.steps, config.part)):
-        if position == config.index:
-            example = candidate
-            break
-    if example is None:
-        raise DataError(f"{config.steps}: part {config.part} has {position + 1} examples; there is no {config.index}")
-    console = Console()
-    for message in render(example.problem_statement, example.history, config.limits):
-        console.print(Panel(Text(message["content"]), title=f"prompt: {message['role']}", title_align="left"))
-    try:
-        target = write(example.expert_thought, example.expert_action)
-        title = "expert's completion"
-    except MalformedCompletionError as error:
-        target = example.expert_action
-        title = f"expert's action ({error} It serves SRL, not SFT.)"
-    console.print(Panel(Text(target), title=Text(title), title_align="left", style="green"))
-    baseline = copy_last(example)
-    shown = "no earlier action" if baseline is None else f"{baseline:.3f}"
-    console.print(
-        f"{example.example_id}: step {example.step_index} of {example.instance_id}; copying the last action: {shown}",
-        markup=False, highlight=False,
-    )  # fmt: skip
     return 0
 
 
