@@ -1,23 +1,26 @@
-"""Writes that survive a kill: whole files at once, JSON lines one by one; one writer per folder.
+"""Writes that survive a kill: whole folders and files at once, JSON lines one by one; one writer per folder.
 
-What is written is decided elsewhere.
+What is written is decided elsewhere. A new folder replaces an old one by renaming. A writer that is killed leaves the
+old folder under its name, or under `.NAME.previous` for the instant between two renames; `put_back` undoes that.
 """
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import itertools
 import json
 import logging
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from srl_swe.errors import ConfigError
+from srl_swe.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -121,3 +124,73 @@ def repair_last_line(path: Path) -> bool:
         file.write(b"\n")
         os.fsync(file.fileno())
     return False
+
+
+@contextmanager
+def staged_folder(folder: Path, *, own_files: Collection[str]) -> Iterator[Path]:
+    """Give a new folder to write into, which takes the place of `folder` at the end, or vanishes after a failure.
+
+    Raises:
+        DataError: `folder` is a file, or holds something else than `own_files`.
+    """
+    put_back(folder)
+    _check_replaceable(folder, own_files)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(folder)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", suffix=".tmp", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        yield staging
+        _swap(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Undo the first of two renames after which a writer was killed."""
+    if not folder.exists() and _previous(folder).is_dir():
+        _previous(folder).rename(folder)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.previous"
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove what killed writers began; their process ids are in the names."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.*.tmp"):
+        writer = path.name.removeprefix(f".{folder.name}.").split(".")[0]
+        if writer.isdigit() and not _is_running(int(writer)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _check_replaceable(folder: Path, own_files: Collection[str]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: a file is in the way; name a folder")
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in own_files) if folder.exists() else []
+    if foreign:
+        raise DataError(f"{folder}: holds other files ({', '.join(foreign[:5])}); name a new folder")
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    previous = _previous(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        folder.rename(previous)
+    staging.rename(folder)
+    directory = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    shutil.rmtree(previous, ignore_errors=True)

@@ -20,8 +20,9 @@ what you know, what you do next and why
 one command
 ```
 Commands run with bash in the work tree. Extra commands: `edit view PATH [START END]`, `edit create PATH`, \
-`edit replace PATH`, `edit insert PATH LINE`, `edit undo PATH` (text comes from a here-document; replace takes \
-the old lines, a line =======, the new lines). When the issue is fixed, the command is `submit`."""
+`edit replace PATH`, `edit lines PATH START END`, `edit insert PATH LINE`, `edit undo PATH` (text comes from a \
+here-document; replace takes the old lines, a line =======, the new lines). When the issue is fixed, the \
+command is `submit`."""
 
 ISSUE_TEMPLATE = "<issue>\n{{task}}\n</issue>"
 """How a prompt begins after the system prompt; the place of the problem statement in mini-swe-agent's words."""

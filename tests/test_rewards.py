@@ -67,3 +67,64 @@ def test_copy_last_scores_the_previous_action() -> None:
         history=(HistoryPair(action="abcd", observation=""),), expert_thought="", expert_action="bcde",
     )  # fmt: skip
     assert rewards.copy_last(example) == 0.75
+
+
+def test_completion_reward_by_hand() -> None:
+    # "ls" is wholly in "ls -la": 2 * 2 / 8.
+    assert rewards.completion_reward("<think>x</think>\n```bash\nls\n```", "ls -la") == 0.5
+    assert rewards.completion_reward("<think>x</think>\n```bash\nls -la\n```", "ls -la") == 1.0
+    assert rewards.completion_reward("<think>x</think>\nls -la", "ls -la") == -1.0
+
+
+def test_trl_gives_one_reward_a_completion_and_ignores_further_columns() -> None:
+    good, half = "<think>x</think>\n```bash\nls -la\n```", "<think>x</think>\n```bash\nls\n```"
+    conversations = [[{"role": "assistant", "content": text}] for text in (good, half, "ls")]
+    columns = {"prompts": ["p"] * 3, "completion_ids": [[1]] * 3, "example_id": ["a", "b", "c"], "trainer_state": None}
+    assert rewards.trl_reward(conversations, ["ls -la"] * 3, **columns) == [1.0, 0.5, -1.0]
+    assert rewards.trl_reward([good, half, "ls"], ["ls -la"] * 3, **columns) == [1.0, 0.5, -1.0]
+    with pytest.raises(ValueError, match="shorter"):
+        rewards.trl_reward([good, half], ["ls -la"])
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking"])
+def test_a_thought_that_trl_has_taken_out_is_put_back(field: str) -> None:
+    message = {"role": "assistant", field: "x", "content": "```bash\nls -la\n```"}
+    assert rewards.trl_reward([[message]], ["ls -la"]) == [1.0]
+    assert rewards.trl_reward([[message]], ["ls -la"], prefill="<think>\n") == [1.0]
+    assert rewards.trl_reward([[message | {field: ""}]], ["ls -la"]) == [-1.0]
+    assert rewards.trl_reward([[message | {"tool_calls": [{"type": "function"}]}]], ["ls -la"]) == [-1.0]
+    assert rewards.trl_reward([[message, message]], ["ls -la"]) == [-1.0]
+
+
+def test_a_prefilled_think_tag_counts_only_where_it_is_told() -> None:
+    text = "x\n</think>\n```bash\nls\n```"
+    answer = {"output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}]}
+    assert rewards.trl_reward([text], ["ls -la"]) == [-1.0]
+    assert rewards.trl_reward([text], ["ls -la"], prefill="<think>\n") == [0.5]
+    assert rewards.verl_score("srl_swe", text, "ls -la", None) == -1.0
+    assert rewards.verl_score("srl_swe", text, "ls -la", {"num_turns": 1}, prefill="<think>\n") == 0.5
+    assert rewards.nemo_gym_reward(answer, "ls -la") == -1.0
+    assert rewards.nemo_gym_reward(answer, "ls -la", prefill="<think>\n") == 0.5
+
+
+def test_nemo_gym_responses() -> None:
+    def message(text: str) -> dict[str, object]:
+        return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+    def thought(text: str) -> dict[str, object]:
+        return {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": text}]}
+
+    command = message("\n```bash\nls\n```")
+    call = {"type": "function_call", "name": "bash", "arguments": "{}"}
+    refusal = {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+    for output, expected in (
+        ([thought("\nx\n"), command], 0.5),
+        ([message("<think>x</think>\n```bash\nls -la\n```")], 1.0),
+        ([command], -1.0),
+        ([thought(""), command], -1.0),
+        ([thought("x"), thought("y"), command], -1.0),
+        ([thought("x"), command, call], -1.0),
+        ([thought("x"), refusal], -1.0),
+        ([], -1.0),
+    ):
+        assert rewards.nemo_gym_reward({"output": output}, "ls -la") == expected

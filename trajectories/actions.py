@@ -4,6 +4,7 @@ Holds the command lines of the in-container `edit` tool and the meaning of every
 found in a file (`formats`) and what happens to a call that is not understood (`formats.assemble`).
 """
 
+import posixpath
 import re
 import shlex
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srl_swe.errors import DataError
+from srl_swe.trajectories.cells import calls_of_cell
 
 SUBMIT = "submit"
 """The action that ends an episode."""
@@ -18,22 +20,35 @@ SUBMIT = "submit"
 CONTROL_KEY = re.compile(r"(?:ctrl|control|c)[+-][a-z]|\^[a-z]", re.IGNORECASE)
 """A key press for a running process, as OpenHands and SWE-agent write it: `ctrl+c`, `C-c`, `^C`."""
 
-_MINI_MARKER = r"echo\s+(['\"]?)(?:COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT|MINI_SWE_AGENT_FINAL_OUTPUT)\1(?=\s|;|&|\||$)"
-_MINI_SUBMIT = re.compile(rf"(?:^|&&|\|\||;|\n)\s*{_MINI_MARKER}")
+_MINI_MARKER = (
+    r"echo[ \t]+(['\"]?)(?:COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT|MINI_SWE_AGENT_FINAL_OUTPUT)\1(?=\s|;|&|\||$)"
+)
+_MINI_SUBMIT = re.compile(rf"(?:^|&&|\|\||;|\n)[ \t\r]*{_MINI_MARKER}")
 _HARMLESS_BEFORE_SUBMIT = re.compile(r"(?:cd|git add|git diff|git status|cat)\b[^;&|]*")
 BASH_NAMES = frozenset({"bash", "execute_bash", "execute", "terminal"})
 """Tools whose `command` is a shell command."""
-_EDITOR_NAMES = frozenset({"str_replace_editor", "str_replace_based_edit_tool", "edit_anthropic"})
+CELL_NAMES = frozenset({"execute_ipython_cell"})
+"""Tools whose `code` is a cell of OpenHands' Python notebook."""
+DRAFT_NAMES = frozenset({"edit_file"})
+"""OpenHands' editor that has a second model work a draft into the file."""
+_EDITOR_NAMES = frozenset({"str_replace_editor", "str_replace_based_edit_tool", "edit_anthropic", "file_editor"})
 _SUBMIT_NAMES = frozenset({"submit", "finish"})
 _THOUGHT_NAMES = frozenset({"think"})
-_NOTHING_NAMES = frozenset({"task_tracker"})
+_NOTHING_NAMES = frozenset({"task_tracker", "task_tracking", "request_condensation"})
+_BROWSER_NAMES = frozenset({"browser", "browse", "browse_interactive", "web_read", "delegate_to_browsing_agent"})
+_LEFT_OUT = re.compile(
+    r"^[ \t]*(?:\.\.\.[ \t]*$|(?:#|//|/\*|--|<!--)[ \t]*"
+    r"(?:\.\.\.|.{0,40}\b(?:unchanged|no changes|existing code|rest of)\b))",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A line of a draft that stands for lines which the draft does not repeat."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompiledCall:
     """What a tool call means as an action."""
 
-    kind: Literal["action", "submit", "thought", "control_key", "nothing"]
+    kind: Literal["action", "submit", "thought", "control_key", "process_input", "nothing"]
     action: str = ""
     """The shell command; `SUBMIT` for kind "submit"; empty for the other kinds."""
     thought: str = ""
@@ -94,28 +109,66 @@ def edit_insert(path: str, line: int, text: str) -> str:
     return f"edit insert {_quote_path(path)} {line} {_here_document(text + chr(10))}"
 
 
+def edit_lines(path: str, start: int, end: int, text: str) -> str:
+    """Return the command that puts whole lines of text in the place of the lines `start` to `end`.
+
+    Args:
+        path: The file.
+        start: First line that goes, from 1.
+        end: Last line that goes; `start - 1` = none goes, -1 = to the end of the file.
+        text: What comes; empty = nothing. A missing final line break is added.
+
+    >>> print(edit_lines("a.txt", 2, 3, "two"))
+    edit lines a.txt 2 3 <<'EOF'
+    two
+    EOF
+    """
+    payload = text if not text or text.endswith("\n") else f"{text}\n"
+    return f"edit lines {_quote_path(path)} {start} {end} {_here_document(payload)}"
+
+
 def edit_undo(path: str) -> str:
     """Return the command that takes back the last edit of a file."""
     return f"edit undo {_quote_path(path)}"
 
 
-def compile_call(name: str, arguments: Mapping[str, object]) -> CompiledCall:
+def compile_call(
+    name: str, arguments: Mapping[str, object], *, working_dir: str = "", observation: str = ""
+) -> CompiledCall:
     """Compile one tool call.
+
+    Args:
+        name: The tool.
+        arguments: By name.
+        working_dir: Where the shell stands, which an editor's relative path starts from; "" = not known.
+        observation: The recorded answer, which tells what a call did that names no lines (`scroll_down` in a cell).
 
     Raises:
         DataError: the tool, its command or an argument is not understood; the message names it.
     """
     if name in BASH_NAMES:
-        return compile_command(_text(name, arguments, "command", default=""))
-    if name in _EDITOR_NAMES:
-        return CompiledCall(kind="action", action=_compile_editor_call(name, arguments))
+        compiled = compile_command(_text(name, arguments, "command", default=""))
+        if str(arguments.get("is_input") or "").lower() == "true" and compiled.kind == "action":
+            return CompiledCall(kind="process_input")
+        return compiled
+    if name in _EDITOR_NAMES or name in DRAFT_NAMES:
+        compile_edit = _compile_draft if name in DRAFT_NAMES else _compile_editor_call
+        return CompiledCall(kind="action", action=compile_edit(name, _with_absolute_path(arguments, working_dir)))
+    if name in CELL_NAMES:
+        calls = calls_of_cell(_text(name, arguments, "code"), observation=observation)
+        commands = [compile_call(*call, working_dir=working_dir) for call in calls]
+        return compile_command("\n".join(command.action for command in commands))
     if name in _SUBMIT_NAMES:
         return CompiledCall(kind="submit", action=SUBMIT, thought=_text(name, arguments, "message", default="").strip())
     if name in _THOUGHT_NAMES:
         return CompiledCall(kind="thought", thought=_text(name, arguments, "thought", default="").strip())
     if name in _NOTHING_NAMES:
         return CompiledCall(kind="nothing")
-    known = sorted(BASH_NAMES | _EDITOR_NAMES | _SUBMIT_NAMES | _THOUGHT_NAMES | _NOTHING_NAMES)
+    if name in _BROWSER_NAMES:
+        raise DataError(f"unknown tool {name!r} to a shell: no command stands for a browser")
+    known = sorted(
+        BASH_NAMES | CELL_NAMES | DRAFT_NAMES | _EDITOR_NAMES | _SUBMIT_NAMES | _THOUGHT_NAMES | _NOTHING_NAMES
+    )
     raise DataError(f"unknown tool {name!r}; known are {', '.join(known)}")
 
 
@@ -139,6 +192,40 @@ def compile_command(command: str) -> CompiledCall:
     if all(_HARMLESS_BEFORE_SUBMIT.fullmatch(part) for part in parts):
         before = ""
     return CompiledCall(kind="submit", action=SUBMIT, before_submit=before)
+
+
+def _with_absolute_path(arguments: Mapping[str, object], working_dir: str) -> Mapping[str, object]:
+    path = arguments.get("path")
+    if not working_dir.startswith("/") or not isinstance(path, str) or not path or path.startswith(("/", "~")):
+        return arguments
+    return {**arguments, "path": posixpath.normpath(posixpath.join(working_dir, path))}
+
+
+def _compile_draft(name: str, arguments: Mapping[str, object]) -> str:
+    """Compile a draft that says every line. `start` and `end` count from 1; both -1 = after the last line.
+
+    A reader that knows what the file came to hold says so by `is_exact`.
+    Source: OpenHands' tool `edit_file` (openhands/agenthub/codeact_agent/tools/llm_based_edit.py).
+    """
+    path = _text(name, arguments, "path")
+    draft = _text(name, arguments, "content" if arguments.get("content") is not None else "new_content_draft")
+    start, end = (
+        default if arguments.get(field) is None else _whole_number(arguments[field])
+        for field, default in (("start", 1), ("end", -1))
+    )
+    if not path or start is None or end is None or start == 0:
+        raise DataError(
+            f"{name}: expected a path and line numbers, found {path!r}, {arguments.get('start')!r}, "
+            f"{arguments.get('end')!r}"
+        )
+    if arguments.get("is_exact") is not True and _LEFT_OUT.search(draft):
+        raise DataError(f"{name}: the draft leaves lines out, which a second model filled in: no command does that")
+    payload = draft if not draft or draft.endswith("\n") else f"{draft}\n"
+    if start == -1:
+        return f"cat >> {_quote_path(path)} {_here_document(payload)}"
+    if (start, end) == (1, -1):
+        return f"cat > {_quote_path(path)} {_here_document(payload)}"
+    return edit_lines(path, start, end, draft)
 
 
 def _compile_editor_call(name: str, arguments: Mapping[str, object]) -> str:

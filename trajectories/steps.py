@@ -71,7 +71,7 @@ class StepFilter:
 
 
 def compile_trajectory(
-    trajectory: Trajectory, step_filter: StepFilter, drops: DropCounter, *, num_malformed: int = 0
+    trajectory: Trajectory, step_filter: StepFilter, drops: DropCounter, *, num_malformed: int = 0, where: str = ""
 ) -> CompiledTrajectory | None:
     """Choose the targets of a trajectory, or count why it is left out.
 
@@ -80,23 +80,25 @@ def compile_trajectory(
         step_filter: The rules.
         drops: Where drops are counted, under the trajectory's source.
         num_malformed: Calls of it that its reader had to leave out as malformed or unknown.
+        where: How `drops` names it; by default its id.
     """
+    where = where or trajectory.trajectory_id
     reason = _reason_to_drop(trajectory, step_filter, num_malformed)
     if reason is not None:
-        drops.drop(trajectory.source, reason, trajectory.trajectory_id)
+        drops.drop(trajectory.source, reason, where)
         return None
     if trajectory.resolved is None:
-        drops.note(trajectory.source, Reason.KEPT_UNKNOWN_OUTCOME, trajectory.trajectory_id)
-    trajectory = _with_short_observations(trajectory, step_filter.max_observation_chars, drops)
+        drops.note(trajectory.source, Reason.KEPT_UNKNOWN_OUTCOME, where)
+    trajectory = _with_short_observations(trajectory, step_filter.max_observation_chars, drops, where)
     targets = []
     for index in range(len(trajectory.steps)):
         reason = _reason_for_no_target(trajectory, index, step_filter)
         if reason is None:
             targets.append(index)
         else:
-            drops.drop(trajectory.source, reason, f"{trajectory.trajectory_id}, step {index}")
+            drops.drop(trajectory.source, reason, f"{where}, step {index}")
     if not targets:
-        drops.drop(trajectory.source, Reason.NO_TARGETS, trajectory.trajectory_id)
+        drops.drop(trajectory.source, Reason.NO_TARGETS, where)
         return None
     return CompiledTrajectory(trajectory=trajectory, targets=tuple(targets))
 
@@ -163,13 +165,13 @@ def _most_identical(trajectory: Trajectory) -> int:
     return max(counts.values(), default=0)
 
 
-def _with_short_observations(trajectory: Trajectory, max_chars: int, drops: DropCounter) -> Trajectory:
+def _with_short_observations(trajectory: Trajectory, max_chars: int, drops: DropCounter, where: str) -> Trajectory:
     if all(len(step.observation) <= max_chars for step in trajectory.steps):
         return trajectory
     steps: list[Step] = []
     for index, step in enumerate(trajectory.steps):
         if len(step.observation) > max_chars:
-            drops.note(trajectory.source, Reason.CUT_OBSERVATION, f"{trajectory.trajectory_id}, step {index}")
+            drops.note(trajectory.source, Reason.CUT_OBSERVATION, f"{where}, step {index}")
             step = replace(step, observation=cut_middle(step.observation, max_chars))
         steps.append(step)
     return replace(trajectory, steps=tuple(steps))

@@ -9,12 +9,9 @@ under `.NAME.previous` for the instant between two renames; reading and writing 
 """
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Literal
 import orjson
 
 from srl_swe.errors import DataError
+from srl_swe.files import put_back, staged_folder
 from srl_swe.trajectories.datasheet import data_sheet
 from srl_swe.trajectories.steps import step_examples
 from srl_swe.types import CompiledTrajectory, Step, StepExample, Trajectory
@@ -81,7 +79,7 @@ def write_steps(
     Raises:
         DataError: there is no step at all, or `folder` is something other than a set of step examples.
     """
-    with _staged(folder) as staging:
+    with staged_folder(folder, own_files=_OWN_FILES) as staging:
         # The split needs all instance ids, the records should not be in memory: so they go to disk first.
         records = staging / "records"
         index: list[IndexEntry] = []
@@ -103,7 +101,7 @@ def write_records(
     choose_validation: ChooseValidation | None = None,
 ) -> StoreCounts:
     """Write records that `encode_record` made and that lie in a file, line by line as `index` says; else as above."""
-    with _staged(folder) as staging:
+    with staged_folder(folder, own_files=_OWN_FILES) as staging:
         return _write_set(records, index, staging, header, choose_validation)
 
 
@@ -177,7 +175,7 @@ def read_manifest(folder: Path) -> dict[str, object]:
     Raises:
         DataError: there is no such set, or it is of another schema version.
     """
-    _put_back(folder)
+    put_back(folder)
     path = folder / _MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -188,22 +186,6 @@ def read_manifest(folder: Path) -> dict[str, object]:
     _check_version(manifest, str(path))
     assert isinstance(manifest, dict)
     return manifest
-
-
-@contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """Give a new folder to write into, which takes the place of `folder` at the end, or vanishes after a failure."""
-    _put_back(folder)
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(folder)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", suffix=".tmp", dir=folder.parent))
-    try:
-        staging.chmod(0o755)
-        yield staging
-        _swap(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _write_set(
@@ -296,53 +278,3 @@ def _number(manifest: Mapping[str, object], field: str, part: Part, folder: Path
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _previous(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.previous"
-
-
-def _put_back(folder: Path) -> None:
-    """Undo the first of two renames after which a writer was killed."""
-    if not folder.exists() and _previous(folder).is_dir():
-        _previous(folder).rename(folder)
-
-
-def _remove_left_over(folder: Path) -> None:
-    """Remove what killed writers began; their process ids are in the names."""
-    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.*.tmp"):
-        writer = path.name.removeprefix(f".{folder.name}.").split(".")[0]
-        if writer.isdigit() and not _is_running(int(writer)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_running(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _check_replaceable(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: a file is in the way; name a folder for the set")
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN_FILES) if folder.exists() else []
-    if foreign:
-        raise DataError(f"{folder}: holds other files ({', '.join(foreign[:5])}); name a new folder for the set")
-
-
-def _swap(staging: Path, folder: Path) -> None:
-    previous = _previous(folder)
-    shutil.rmtree(previous, ignore_errors=True)
-    if folder.exists():
-        folder.rename(previous)
-    staging.rename(folder)
-    directory = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    shutil.rmtree(previous, ignore_errors=True)

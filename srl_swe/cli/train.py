@@ -1,15 +1,18 @@
 """`srl-swe train`: SFT and SRL on a compiled set of step examples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
+from srl_swe.curation.pivots import PivotRule, select_pivots
+from srl_swe.curation.profile_file import Profile, fingerprint_model, read_profile
 from srl_swe.errors import ConfigError
 from srl_swe.prompts import PromptLimits
 from srl_swe.training.config import TrainConfig
-from srl_swe.trajectories.store import read_steps
+from srl_swe.trajectories.store import read_manifest, read_steps
+from srl_swe.types import StepExample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +25,13 @@ class TrainCommand:
 
     train: tyro.conf.OmitArgPrefixes[TrainConfig]
     prompts: tyro.conf.OmitArgPrefixes[PromptLimits] = field(default_factory=PromptLimits)
+    profile: Path | None = None
+    """Train on pivots only: steps that this profile, written by `srl-swe data profile`, shows to be worth it."""
+    pivots: tyro.conf.OmitArgPrefixes[PivotRule] = field(default_factory=PivotRule)
+
+    def __post_init__(self) -> None:
+        if self.profile is None and self.pivots != PivotRule():
+            raise ConfigError("min_profile_std and max_profile_mean choose among profiled steps: give --profile FILE")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,13 +40,17 @@ def run(arguments: Sequence[str]) -> int:
     if not command.train.data:
         raise ConfigError("say what to train on: --data FOLDER, written by `srl-swe data compile`")
     steps = Path(command.train.data)
-    train_examples = list(read_steps(steps, "train"))
+    train_examples: Sequence[StepExample] = list(read_steps(steps, "train"))
     validation_examples = list(read_steps(steps, "validation"))
+    selection: Mapping[str, object] = {}
+    if command.profile is not None:
+        train_examples, selection = _select(command, command.profile, steps, train_examples)
     # Only now: the help and a wrong path answer without loading torch.
     from srl_swe.software_engineering import software_engineering
     from srl_swe.training.trainer import train
 
-    result = train(command.train, train_examples, validation_examples, software_engineering(command.prompts))
+    domain = software_engineering(command.prompts)
+    result = train(command.train, train_examples, validation_examples, domain, selection=selection)
     if result.initial_reward is not None and result.best_reward is not None:
         print(
             f"held-out mean reward: {result.initial_reward:.4f} before, {result.best_reward:.4f} at best "
@@ -44,3 +58,44 @@ def run(arguments: Sequence[str]) -> int:
         )
     print(f"models: {result.best_model or result.last_model} (best), {result.last_model} (last)")
     return 0
+
+
+def _select(
+    command: TrainCommand, path: Path, steps: Path, examples: Sequence[StepExample]
+) -> tuple[tuple[StepExample, ...], Mapping[str, object]]:
+    """Keep the pivots, say how many, and return them with what the run writes down of the choice."""
+    profile = read_profile(path)
+    header = profile.header
+    content_hash = read_manifest(steps)["content_hash"]
+    if (header.content_hash, header.part) != (content_hash, "train"):
+        raise ConfigError(
+            f"{path} profiles part {header.part} of the set {header.content_hash[:12]}, but training is on part train "
+            f"of {steps}, which is {str(content_hash)[:12]}; profile that set with `srl-swe data profile {steps}`"
+        )
+    pivots = select_pivots(examples, profile.steps, command.pivots)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(pivots.dropped.items()))
+    print(f"{path}: kept {len(pivots.examples)} of {len(examples)} step examples (dropped: {dropped or 'none'})")
+    for mismatch in _mismatches(command, profile):
+        print(f"note: the profile was made otherwise than this run samples: {mismatch}")
+    return pivots.examples, {
+        "profile": str(path),
+        "profile_model": header.model_fingerprint,
+        "min_profile_std": command.pivots.min_profile_std,
+        "max_profile_mean": command.pivots.max_profile_mean,
+        "num_profile_kept": len(pivots.examples),
+        "num_profile_steps": len(examples),
+    }
+
+
+def _mismatches(command: TrainCommand, profile: Profile) -> list[str]:
+    """Say where the profile's rewards are not those that this run's starting model would get."""
+    header, config = profile.header, command.train
+    pairs: list[tuple[str, object, object]] = [
+        (name, header.prompts.get(name), getattr(command.prompts, name))
+        for name in ("history", "max_observation_chars")
+    ]
+    pairs += [(name, getattr(header, name), getattr(config, name)) for name in ("temperature", "max_completion_tokens")]
+    found = [f"{name} {then!r} there, {now!r} here" for name, then, now in pairs if then != now]
+    if fingerprint_model(Path(config.model)) != header.model_fingerprint:
+        found.append(f"model {header.model} there, {config.model} here, with other weights or tokenizer")
+    return found

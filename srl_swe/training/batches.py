@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from srl_swe.errors import DataError
+from srl_swe.errors import ConfigError, DataError
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Domain
 from srl_swe.training.policy import Policy
@@ -45,9 +45,10 @@ def select_usable(
     """Drop and count step examples that are too long, or lack a thought where SFT needs one.
 
     Raises:
+        ConfigError: a completion alone fills the model's context.
         DataError: nothing is left.
     """
-    limit = min(config.max_prompt_tokens, policy.max_context - config.max_completion_tokens)
+    limit = longest_prompt(policy, config.max_prompt_tokens, config.max_completion_tokens)
     dropped = {"prompt_too_long": 0, "no_thought": 0, "completion_too_long": 0}
     usable = []
     for example in examples:
@@ -67,6 +68,20 @@ def select_usable(
             f"{config.max_completion_tokens}). Raise the limits, shorten the history, or use a model with more context."
         )
     return UsableExamples(examples=tuple(usable), dropped=dropped)
+
+
+def longest_prompt(policy: Policy, max_prompt_tokens: int, max_completion_tokens: int) -> int:
+    """Return how many tokens a prompt may have so that the model's context holds it and a completion.
+
+    Raises:
+        ConfigError: a completion alone fills the context.
+    """
+    if max_completion_tokens >= policy.max_context:
+        raise ConfigError(
+            f"max_completion_tokens must be below the model's context of {policy.max_context} tokens, "
+            f"found {max_completion_tokens}"
+        )
+    return min(max_prompt_tokens, policy.max_context - max_completion_tokens)
 
 
 def target_ids(example: StepExample, policy: Policy, domain: Domain) -> list[int]:

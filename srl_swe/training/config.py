@@ -38,6 +38,7 @@ PAPER_RECIPES: Mapping[Method, Recipe] = MappingProxyType(
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         "data",
+        "profile",
         "output",
         "device",
         "threads",

@@ -52,6 +52,30 @@ def make_group(
     return Group(example_id=example.example_id, rollouts=tuple(rollouts))
 
 
+def sample_groups(
+    examples: Sequence[StepExample],
+    prompts: Sequence[Sequence[int]],
+    *,
+    num_rollouts: int,
+    max_completion_tokens: int,
+    temperature: float,
+    seed: int | Sequence[int],
+    sampler: Sampler,
+    domain: Domain,
+    on_prompt_done: Callable[[], None] | None = None,
+) -> list[Group]:
+    """Sample and score one group for each step example and its prompt; `seed` as the sampler reads it."""
+    completions = sampler.sample(
+        prompts,
+        num_rollouts=num_rollouts,
+        max_completion_tokens=max_completion_tokens,
+        temperature=temperature,
+        seed=seed,
+        on_prompt_done=on_prompt_done,
+    )
+    return [make_group(*item, domain) for item in zip(examples, prompts, completions, strict=True)]
+
+
 def collect_groups(
     examples: Sequence[StepExample],
     *,
@@ -78,15 +102,17 @@ def collect_groups(
         chosen = [examples[i] for i in draw_indices(len(examples), drawn=drawn, count=count, seed=config.seed)]
         prompts = [policy.encode_prompt(domain.render(example)) for example in chosen]
         on_sampling(count)
-        completions = sampler.sample(
+        groups = sample_groups(
+            chosen,
             prompts,
             num_rollouts=config.rollouts_per_prompt,
             max_completion_tokens=config.max_completion_tokens,
             temperature=config.temperature,
             seed=mix_seed(config.seed, drawn),
+            sampler=sampler,
+            domain=domain,
             on_prompt_done=on_prompt_done,
         )
-        groups = [make_group(*item, domain) for item in zip(chosen, prompts, completions, strict=True)]
         kept += [group for group in groups if counts.add(group, min_reward_std=config.min_reward_std) == "kept"]
         sampled += groups
         drawn += count

@@ -70,6 +70,8 @@ def open_run(
     train_examples: Sequence[StepExample],
     validation_examples: Sequence[StepExample],
     domain: Domain,
+    *,
+    selection: Mapping[str, object],
 ) -> Iterator[Run]:
     """Start a run, or load the newest checkpoint of the matching run that lies in `config.output`.
 
@@ -84,7 +86,8 @@ def open_run(
     if config.threads:
         torch.set_num_threads(config.threads)
     data = {"train": fingerprint(train_examples), "validation": fingerprint(validation_examples)}
-    _claim_output(config, {**config.as_json(), "data_fingerprints": data, "domain": dict(domain.options)})
+    made_of = {"data_fingerprints": data, "domain": dict(domain.options)}
+    _claim_output(config, {**config.as_json(), **selection, **made_of})
     accelerator = _make_accelerator(config)
     try:
         policy, optimizer, state = _load(config, accelerator)
@@ -141,11 +144,6 @@ def _load(config: TrainConfig, accelerator: Any) -> tuple[Policy, torch.optim.Op
     policy = Policy.from_pretrained(
         found or config.model, compute_dtype=getattr(torch, config.dtype), device=accelerator.device
     )
-    if config.max_completion_tokens >= policy.max_context:
-        raise ConfigError(
-            f"max_completion_tokens must be below the model's context of {policy.max_context} tokens, "
-            f"found {config.max_completion_tokens}"
-        )
     if config.gradient_checkpointing:
         policy.enable_gradient_checkpointing()
     optimizer = torch.optim.AdamW(

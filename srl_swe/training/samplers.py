@@ -43,10 +43,13 @@ class Sampler(Protocol):
         num_rollouts: int,
         max_completion_tokens: int,
         temperature: float,
-        seed: int,
+        seed: int | Sequence[int],
         on_prompt_done: Callable[[], None] | None = None,
     ) -> list[list[SampledCompletion]]:
         """Return `num_rollouts` completions per prompt, in order. Temperature 0 = greedy.
+
+        With one seed, the random numbers of a prompt depend on it and on the prompt's place in `prompts`; with a
+        sequence of one seed per prompt, on the prompt's own alone.
 
         Raises:
             SamplerError: the engine failed.
@@ -54,6 +57,14 @@ class Sampler(Protocol):
 
     def update_weights(self, policy: Policy) -> None:
         """Sample from the policy as it is now."""
+
+
+def prompt_seeds(seed: int | Sequence[int], num_prompts: int) -> list[int]:
+    """Return one seed per prompt: those that were given, or one seed mixed with each prompt's place."""
+    if isinstance(seed, int):
+        return [mix_seed(seed, place) for place in range(num_prompts)]
+    assert len(seed) == num_prompts, f"{len(seed)} seeds for {num_prompts} prompts"
+    return list(seed)
 
 
 def mix_seed(seed: int, index: int) -> int:
@@ -88,24 +99,25 @@ class TransformersSampler:
         num_rollouts: int,
         max_completion_tokens: int,
         temperature: float,
-        seed: int,
+        seed: int | Sequence[int],
         on_prompt_done: Callable[[], None] | None = None,
     ) -> list[list[SampledCompletion]]:
         """Return `num_rollouts` completions per prompt, in order. Temperature 0 = greedy.
 
-        The random numbers of a prompt depend on the seed and on its place in `prompts` alone.
+        The random numbers of a prompt depend on the seed and on its place in `prompts` alone, or on its own seed.
 
         Raises:
             SamplerError: a prompt does not fit into the cache, or logits are not finite.
         """
         num_drafts = 1 if temperature == 0 else num_rollouts
         finished: list[list[SampledCompletion]] = [[] for _ in prompts]
+        seeds = prompt_seeds(seed, len(prompts))
         waiting = list(range(len(prompts)))[::-1]
         active: list[_Slot] = []
         while waiting or active:
             while waiting and self._has_room(active, len(prompts[waiting[-1]]) + num_drafts * max_completion_tokens):
                 index = waiting.pop()
-                uniforms = _uniforms(mix_seed(seed, index), num_drafts, max_completion_tokens)
+                uniforms = _uniforms(seeds[index], num_drafts, max_completion_tokens)
                 active.append(
                     self._prefill(index, prompts[index], num_drafts, max_completion_tokens, uniforms, temperature)
                 )

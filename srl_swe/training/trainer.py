@@ -3,9 +3,10 @@
 Leaves out how each of these is done. The same loop serves SFT and SRL; only what they collect differs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from srl_swe.training.batches import Batch
 from srl_swe.training.checkpoint import TrainState, save_best, save_checkpoint
@@ -39,8 +40,13 @@ def train(
     train_examples: Sequence[StepExample],
     validation_examples: Sequence[StepExample],
     domain: Domain,
+    *,
+    selection: Mapping[str, object] = MappingProxyType({}),
 ) -> TrainResult:
     """Train, or continue the run that lies in `config.output`; return when all iterations are done.
+
+    `selection` says by what rule the training examples were chosen, as JSON values: written down with the options,
+    and a resumed run must have the same.
 
     Raises:
         ConfigError: the output folder holds something else, or a run with other options or data.
@@ -50,7 +56,7 @@ def train(
         DivergenceError: a loss or gradient is not finite.
         KeyboardInterrupt: stopped by the user; the same command continues from the last checkpoint.
     """
-    with open_run(config, train_examples, validation_examples, domain) as run:
+    with open_run(config, train_examples, validation_examples, domain, selection=selection) as run:
         if run.state.iteration == 0:
             metrics = _validate(run)
             run.report(metrics)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Domain
 from srl_swe.training.policy import Policy
-from srl_swe.training.rollouts import make_group
+from srl_swe.training.rollouts import sample_groups
 from srl_swe.training.samplers import Sampler, mix_seed
 from srl_swe.types import StepExample
 
@@ -30,15 +30,17 @@ def validate(
 ) -> dict[str, float]:
     """Return mean reward, mean similarity (0 where malformed), format rate and the copy-last baseline."""
     prompts = [policy.encode_prompt(domain.render(example)) for example in examples]
-    completions = sampler.sample(
+    groups = sample_groups(
+        examples,
         prompts,
         num_rollouts=1,
         max_completion_tokens=config.max_completion_tokens,
         temperature=config.validation_temperature,
         seed=mix_seed(config.seed, VALIDATION_STREAM),
+        sampler=sampler,
+        domain=domain,
         on_prompt_done=on_prompt_done,
     )
-    groups = [make_group(*item, domain) for item in zip(examples, prompts, completions, strict=True)]
     rollouts = [group.rollouts[0] for group in groups]
     count = len(rollouts)
     return {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srl_swe.trajectories.actions import edit_create, edit_insert, edit_replace, edit_undo, edit_view
+from srl_swe.trajectories.actions import edit_create, edit_insert, edit_lines, edit_replace, edit_undo, edit_view
 
 EDIT = Path(__file__).parents[2] / "docker" / "edit"
 
@@ -103,6 +103,65 @@ def test_insert_does_what_the_published_editor_does(content: str, text: str, dat
         assert path.read_bytes() == content.encode()
 
 
+@_SETTINGS
+@given(content=TEXTS, text=TEXTS, data=st.data())
+def test_lines_puts_text_in_the_place_of_lines(content: str, text: str, data: st.DataObject) -> None:
+    content = content.replace("\r\n", "\n")
+    lines = content.split("\n")
+    num_lines = len(lines) - (not lines[-1])
+    start = data.draw(st.integers(1, num_lines + 1))
+    end = data.draw(st.sampled_from([-1, num_lines + 1]) | st.integers(start - 1, num_lines))
+    last = num_lines if end in (-1, num_lines + 1) else end
+    added = text.removesuffix("\n").split("\n") if text else []
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "f.txt"
+        path.write_bytes(content.encode())
+        status, output = run(edit_lines("f.txt", start, end, text), Path(name))
+        assert status == 0, output
+        assert path.read_bytes() == "\n".join([*lines[: start - 1], *added, *lines[last:]]).encode()
+        status, _ = run(edit_undo("f.txt"), Path(name))
+        assert status == 0
+        assert path.read_bytes() == content.encode()
+
+
+def test_lines_prints_a_snippet(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("".join(f"{i}\n" for i in range(1, 21)))
+    status, output = run(edit_lines("f", 10, 11, "ten\n"), tmp_path)
+    assert status == 0
+    first, *shown, review = output.rstrip("\n").split("\n")
+    assert first == "The file f has been edited. Here's the result of running `cat -n` on a snippet of the edited file:"
+    # Four lines before the place, the new text, four lines after.
+    texts = ["6", "7", "8", "9", "ten", "12", "13", "14", "15"]
+    assert shown == [f"{number:6}\t{text}" for number, text in enumerate(texts, 6)]
+    assert "(correct indentation, no duplicate lines, etc)" in review
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "said"),
+    [
+        (0, 2, "Its first element `0` should be within the range of lines of the file: [1, 3]"),
+        (5, 5, "Its first element `5` should be within the range of lines of the file: [1, 3]"),
+        (2, 9, "Its second element `9` should be -1, or within [1, 3]"),
+        (3, 1, "Its second element `1` should be -1, or within [2, 3]"),
+    ],
+)
+def test_lines_refuses_a_wrong_range(tmp_path: Path, start: int, end: int, said: str) -> None:
+    (tmp_path / "f").write_text("1\n2\n3\n")
+    assert run(edit_lines("f", start, end, "x"), tmp_path) == (1, f"Invalid line range: [{start}, {end}]. {said}\n")
+    assert (tmp_path / "f").read_text() == "1\n2\n3\n"
+
+
+def test_lines_can_append_and_take_all_away(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("1\n")
+    assert run(edit_lines("f", 2, 1, "2"), tmp_path)[0] == 0
+    assert path.read_text() == "1\n2\n"
+    assert run(edit_lines("f", 1, -1, ""), tmp_path)[0] == 0
+    assert path.read_text() == ""
+    assert run(edit_lines("f", 1, 1, "x"), tmp_path)[0] == 0
+    assert path.read_text() == "x\n"
+
+
 def test_view_numbers_lines_six_wide(tmp_path: Path) -> None:
     (tmp_path / "a b.py").write_text("one\n\ttwo\nthree\n")
     head = "Here's the result of running `cat -n` on a b.py:\n"
@@ -181,7 +240,9 @@ def test_windows_line_ends_stay(tmp_path: Path) -> None:
     assert path.read_bytes() == b"x\r\ny\r\nz\r\nc\r\n"
     assert run(edit_insert("f", 1, "new"), tmp_path)[0] == 0
     assert path.read_bytes() == b"x\r\nnew\r\ny\r\nz\r\nc\r\n"
-    assert run("edit undo f && edit undo f", tmp_path)[0] == 0
+    assert run(edit_lines("f", 2, 2, "y\nnew\n"), tmp_path)[0] == 0
+    assert path.read_bytes() == b"x\r\ny\r\nnew\r\ny\r\nz\r\nc\r\n"
+    assert run("edit undo f && edit undo f && edit undo f", tmp_path)[0] == 0
     assert path.read_bytes() == b"a\r\nb\r\nc\r\n"
 
 
@@ -228,7 +289,21 @@ def test_help(tmp_path: Path, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["fly f", "view", "view f 1", "view f x y", "insert f", "insert f x", "undo f f", "create f g", "view no"]
+    "words",
+    [
+        "fly f",
+        "view",
+        "view f 1",
+        "view f x y",
+        "insert f",
+        "insert f x",
+        "lines f 1",
+        "lines f 1 x",
+        "lines no 1 1",
+        "undo f f",
+        "create f g",
+        "view no",
+    ],
 )
 def test_wrong_use_fails_without_a_stack_trace(tmp_path: Path, words: str) -> None:
     (tmp_path / "f").write_text("a\n")

@@ -66,6 +66,17 @@ def test_deterministic_by_seed(policy: Policy) -> None:
     assert sample(sampler) != sample(sampler, seed=4)
 
 
+def test_with_a_seed_of_its_own_a_prompt_draws_the_same_in_any_company(policy: Policy) -> None:
+    options = {"num_rollouts": 3, "max_completion_tokens": 9, "temperature": 1.0}
+    sampler = make_sampler(policy)
+    together = sampler.sample(PROMPTS, seed=[11, 12, 13, 14], **options)
+    for prompt, seed, completions in zip(PROMPTS, (11, 12, 13, 14), together, strict=True):
+        assert [c.ids for c in sampler.sample([prompt], seed=[seed], **options)[0]] == [c.ids for c in completions]
+    # One seed stands for the mix with each place.
+    mixed = sampler.sample(PROMPTS, seed=[mix_seed(3, place) for place in range(4)], **options)
+    assert mixed == sample(sampler)
+
+
 def test_sampler_follows_the_policy_only_when_told(policy: Policy) -> None:
     sampler = make_sampler(policy)
     before = sample(sampler, temperature=0.0)

@@ -8,6 +8,7 @@ from srl_swe.trajectories.actions import (
     compile_call,
     compile_command,
     edit_create,
+    edit_lines,
     edit_replace,
     edit_view,
 )
@@ -111,6 +112,12 @@ def test_payloads_that_hold_the_delimiter_or_the_separator() -> None:
     assert edit_create("f", "EOF\nEOF_2\n") == "edit create f <<'EOF_3'\nEOF\nEOF_2\nEOF_3"
     expected = "edit replace f --separator ======== <<'EOF'\na\n=======\n========\nb\nEOF"
     assert edit_replace("f", "a\n=======", "b") == expected
+
+
+def test_lines_end_with_a_line_break() -> None:
+    assert edit_lines("f", 2, 3, "a") == edit_lines("f", 2, 3, "a\n") == "edit lines f 2 3 <<'EOF'\na\nEOF"
+    assert edit_lines("f", 2, -1, "") == "edit lines f 2 -1 <<'EOF'\nEOF"
+    assert edit_lines("f", 2, 1, "\n") == "edit lines f 2 1 <<'EOF'\n\nEOF"
 
 
 def test_view_to_the_end() -> None:

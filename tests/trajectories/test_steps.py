@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from srl_swe.errors import ConfigError
 from srl_swe.trajectories.formats import DropCounter
-from srl_swe.trajectories.splits import repo_of, split_by_instance
+from srl_swe.trajectories.splits import split_by_instance
 from srl_swe.trajectories.steps import StepFilter, compile_trajectories, step_examples
 from srl_swe.types import HistoryPair, Step, StepExample, Trajectory
 

@@ -9,6 +9,7 @@ Rules:
 - A `submit` that was not the last call (SWE-smith's review round) is left out: in our episodes submit is the end.
 - A key press (empty command, ctrl+c) is left out: our commands end by themselves, or at the time limit.
 - Text typed into a running process, or a scaffold failure, ends the trajectory there: a fresh command cannot repeat it.
+  A command that the scaffold refused because another one was running did nothing, and is left out.
 - A call that was never answered is left out, unless it is the last of the trajectory.
 """
 
@@ -22,6 +23,10 @@ from srl_swe.trajectories.formats.drops import DropCounter, Reason
 from srl_swe.types import Step
 
 _SCAFFOLD_ERROR = "[Error occurred in processing last action]"
+_NOT_EXECUTED = re.compile(
+    r"is NOT executed\. The previous command is still running|No previous running command to interact with"
+)
+"""OpenHands' words (openhands/runtime/utils/bash.py)."""
 _PROBLEM_TAGS = ("pr_description", "problem_statement", "issue_description", "issue")
 _PROBLEM_LEAD = re.compile(r"^\s*Consider the following (?:PR|issue) description:\s*\n")
 
@@ -38,6 +43,8 @@ class Call:
     exit_code: int | None = None
     still_running: bool = False
     """The scaffold said that the process was not finished: what comes next may be its input."""
+    working_dir: str = ""
+    """Where the shell stood afterwards; "" = not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +62,15 @@ def build_steps(turns: Sequence[Turn], *, source: str, where: str, drops: DropCo
     call_index = -1
     carried = ""
     still_running = False
+    working_dir = ""
     for turn in turns:
         thought = turn.text.strip() or carried
         carried = thought
         for call in turn.calls:
             call_index += 1
             place = f"{where}, call {call_index}"
-            compiled = _compile(call, source, place, drops)
+            compiled = _compile(call, working_dir, source, place, drops)
+            working_dir = call.working_dir or working_dir
             if compiled is None or compiled.kind == "nothing":
                 continue
             if compiled.kind == "thought":
@@ -71,7 +80,12 @@ def build_steps(turns: Sequence[Turn], *, source: str, where: str, drops: DropCo
                 drops.drop(source, Reason.CONTROL_KEY, place)
                 still_running = call.still_running
                 continue
-            if still_running and call.name in BASH_NAMES and compiled.kind == "action":
+            if call.name in BASH_NAMES and _NOT_EXECUTED.search(call.observation or ""):
+                drops.drop(source, Reason.NOT_EXECUTED, place)
+                continue
+            if compiled.kind == "process_input" or (
+                still_running and call.name in BASH_NAMES and compiled.kind == "action"
+            ):
                 drops.drop(source, Reason.PROCESS_INPUT, place)
                 return tuple(steps)
             if call.observation is not None and _SCAFFOLD_ERROR in call.observation:
@@ -117,12 +131,14 @@ def find_problem_statement(text: str) -> str | None:
     return None
 
 
-def _compile(call: Call, source: str, place: str, drops: DropCounter) -> CompiledCall | None:
+def _compile(call: Call, working_dir: str, source: str, place: str, drops: DropCounter) -> CompiledCall | None:
     if call.arguments is None:
         drops.drop(source, Reason.MALFORMED_CALL, f"{place}: arguments of {call.name!r} cannot be parsed")
         return None
     try:
-        return compile_call(call.name, call.arguments)
+        return compile_call(
+            call.name, call.arguments, working_dir=working_dir, observation=clean_text(call.observation or "")
+        )
     except DataError as error:
         drops.drop(source, Reason.UNKNOWN_CALL, f"{place}: {error}")
         return None

@@ -6,21 +6,23 @@ clean-up of observations too: what the scaffold put around a command's output is
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 
 from srl_swe.errors import DataError
-from srl_swe.trajectories.actions import BASH_NAMES
+from srl_swe.trajectories.actions import BASH_NAMES, CELL_NAMES, DRAFT_NAMES
 from srl_swe.trajectories.formats.assemble import Call, Turn
+from srl_swe.trajectories.formats.texts import EDITOR, editor_arguments, fenced_blocks, split_tail
 
 _FUNCTION = re.compile(r"<function=([\w.-]+)>")
 _PARAMETER = re.compile(r"\s*<parameter=(\w+)>(.*?)</parameter>(?=\s*(?:<parameter=\w+>|</function>))", re.DOTALL)
 _FUNCTION_END = re.compile(r"\s*</function>")
-_FENCED = re.compile(r"^```[\w-]*\n(.*?)\n?^```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FIRST_FENCE = re.compile(r"(?:^|(?<=\n\n))```[ \t]*\n")
+_LAST_FENCE = re.compile(r"\n?^```\s*$\Z", re.MULTILINE)
+_ANY_FENCE = re.compile(r"^```", re.MULTILINE)
 _PREFIX = re.compile(r"(?:EXECUTION RESULT of \[\w+\]:\s*\n)?(?:OBSERVATION:\n|Observation: )?(?:ERROR:\n)?")
 _TRAILERS = (
     re.compile(r"\n?\[Command finished with exit code (-?\d+)\]\s*$"),
-    re.compile(r"\n?\[The command completed with exit code (-?\d+)\.\]\s*$"),
+    re.compile(r"\n?\[The command completed with exit code (-?\d+)\.(?: CTRL\+\w was sent\.)?\]\s*$"),
     re.compile(r"\n?\[Current working directory: [^\n]*\]\s*$"),
     re.compile(r"\n?\[Python [Ii]nterpreter: [^\n]*\]\s*$"),
     re.compile(r"\n?[^\n]*\[Jupyter [^\n]*\]\s*$"),
@@ -35,6 +37,10 @@ _EDITOR_SUCCESS = (
     "Last edit to ",
     "<NOTE>This file is too large",
 )
+_UNFINISHED = re.compile(r"\n?\[The command (?:has no new output|timed out) after [^\n]*\]\s*$")
+_PROMPT_DIR = re.compile(r"(?:^|\n)[\w.-]+@[\w.-]+:(/[^\s]*) [#$] ?\s*(?=\n\[|$)")
+_TOLD_DIR = re.compile(r"\n\[Current working directory: (/[^\n]*)\](?=\s*(?:\n\[|$))")
+_NOTEBOOK_LINE = re.compile(r"\n?\[Jupyter [^\n]*\]\s*$")
 _STILL_RUNNING = -1
 
 
@@ -55,8 +61,8 @@ def text_of(content: object) -> str:
     raise DataError(f"a message's `content` must be text or a list of text parts, found {type(content).__name__}")
 
 
-def read_messages(value: object) -> list[Mapping[str, object]]:
-    """Return the messages of a row, which may be a JSON string, nulls left out.
+def read_messages(value: object, field: str = "messages") -> list[Mapping[str, object]]:
+    """Return the messages of a row, which may be a JSON string, nulls left out. `field` is their name, for messages.
 
     Raises:
         DataError: it is no list of messages with roles.
@@ -64,14 +70,14 @@ def read_messages(value: object) -> list[Mapping[str, object]]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
-            raise DataError(f"`messages` is text but not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"`{field}` is text but not JSON: {error}") from None
     if not isinstance(value, list):
-        raise DataError(f"`messages` must be a list, found {type(value).__name__}")
+        raise DataError(f"`{field}` must be a list, found {type(value).__name__}")
     messages: list[Mapping[str, object]] = []
     for index, message in enumerate(value):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise DataError(f"`messages`[{index}] must be an object with a `role`, found {str(message)[:80]!r}")
+            raise DataError(f"`{field}`[{index}] must be an object with a `role`, found {str(message)[:80]!r}")
         messages.append({key: item for key, item in message.items() if item is not None})
     return messages
 
@@ -96,12 +102,13 @@ def chat_turns(messages: Sequence[Mapping[str, object]]) -> list[Turn]:
     return turns
 
 
-def clean_observation(text: str, *, command: str | None) -> tuple[str, int | None, bool]:
+def clean_observation(text: str, *, command: str | None, exit_code: int | None = None) -> tuple[str, int | None, bool]:
     """Take the scaffold's words off an observation.
 
     Args:
         text: The recorded answer.
         command: The bash command that it answers, whose echo is taken off; None for an editor's answer.
+        exit_code: Where the format tells it outside the text; -1 = still running.
 
     Returns:
         The observation, its exit code where the scaffold told it, and whether the process was still running.
@@ -112,21 +119,24 @@ def clean_observation(text: str, *, command: str | None) -> tuple[str, int | Non
         return "", None, False
     if command is None:
         return text.rstrip("\n"), 0 if text.startswith(_EDITOR_SUCCESS) else 1, False
-    exit_code = None
+    body, tail = split_tail(text)
+    if unfinished := _UNFINISHED.search(tail):
+        tail, exit_code = tail[: unfinished.start()], _STILL_RUNNING
     found_trailer = True
     while found_trailer:
         found_trailer = False
         for pattern in _TRAILERS:
-            found = pattern.search(text)
+            found = pattern.search(tail)
             if found and (exit_code is not None or pattern.groups):
-                text, found_trailer = text[: found.start()], True
+                tail, found_trailer = tail[: found.start()], True
                 if pattern.groups and exit_code is None:
                     exit_code = int(found.group(1))
+    text = body + tail
     if exit_code is not None:
         text = _without_echo(text, command)
     if exit_code == _STILL_RUNNING:
         return text, None, True
-    return text, exit_code, False
+    return text, exit_code if exit_code is None or exit_code >= 0 else None, False
 
 
 def _without_echo(text: str, command: str) -> str:
@@ -138,14 +148,42 @@ def _without_echo(text: str, command: str) -> str:
     return "\n".join(shown[len(expected) :])
 
 
+def clean_cell_output(text: str) -> str:
+    """Take the scaffold's words off the answer of a notebook."""
+    text = text.replace("\r\n", "\n")
+    text = text[_PREFIX.match(text).end() :]  # type: ignore[union-attr]  # matches the empty text too
+    body, tail = split_tail(text)
+    while found := _NOTEBOOK_LINE.search(tail):
+        tail = tail[: found.start()]
+    return body + tail
+
+
+def told_working_dir(text: str) -> str:
+    """Return the folder where the shell stood after a command, told by OpenHands' last lines or prompt; "" = not told.
+
+    >>> told_working_dir("x\\n[Current working directory: /testbed]\\n[Command finished with exit code 0]")
+    '/testbed'
+    """
+    _, tail = split_tail(text.replace("\r\n", "\n"))
+    found = [found for pattern in (_TOLD_DIR, _PROMPT_DIR) for found in pattern.finditer(tail)]
+    return found[-1].group(1) if found else ""
+
+
 def _call(name: str, arguments: Mapping[str, object] | None, answer: str | None) -> Call:
     if answer is None:
         return Call(name=name, arguments=arguments, observation=None)
+    if name in CELL_NAMES or name in DRAFT_NAMES:
+        return Call(name=name, arguments=arguments, observation=clean_cell_output(answer))
     is_editor = name not in BASH_NAMES
     command = None if is_editor else str((arguments or {}).get("command") or "")
     observation, exit_code, still_running = clean_observation(answer, command=command)
     return Call(
-        name=name, arguments=arguments, observation=observation, exit_code=exit_code, still_running=still_running
+        name=name,
+        arguments=arguments,
+        observation=observation,
+        exit_code=exit_code,
+        still_running=still_running,
+        working_dir="" if is_editor else told_working_dir(answer),
     )
 
 
@@ -176,7 +214,7 @@ def _parse_arguments(value: object) -> Mapping[str, object] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value or "{}", strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return value if isinstance(value, Mapping) else None
 
@@ -189,12 +227,33 @@ def _text_turn(text: str, answers: Sequence[Mapping[str, object]]) -> Turn:
         parsed = _xml_calls(text, start.start())
         calls = [_call(name, arguments, recorded if i == 0 else None) for i, (name, arguments) in enumerate(parsed)]
         return Turn(text=text[: start.start()], calls=tuple(calls))
-    blocks = list(_FENCED.finditer(text))
+    written = _written_block(text)
     is_answered = recorded is not None and recorded.startswith(("OBSERVATION:", "Observation:", _NO_OUTPUT))
-    if blocks and (is_answered or blocks[-1].group(1).strip() == "submit"):
-        name, arguments = _command_line_call(blocks[-1].group(1))
-        return Turn(text=text[: blocks[-1].start()], calls=(_call(name, arguments, recorded),))
+    if written and (is_answered or written[1].strip() == "submit"):
+        name, arguments = _command_line_call(written[1])
+        return Turn(text=written[0], calls=(_call(name, arguments, recorded),))
     return Turn(text=text, calls=())
+
+
+def _written_block(text: str) -> tuple[str, str] | None:
+    """Return what stands before the block that ends a ticks message, and the block; else those of its last block.
+
+    The block may hold fences of its own (a Markdown file): a bash command in pairs, an editor's call in any number.
+    """
+    ending = _LAST_FENCE.search(text)
+    if ending:
+        written = [
+            (text[: opening.start()], text[opening.end() : ending.start()])
+            for opening in reversed(list(_FIRST_FENCE.finditer(text, 0, ending.start())))
+        ]
+        for before, block in written:
+            if block.startswith(f"{EDITOR} ") and _command_line_call(block)[1] is not None:
+                return before, block
+        for before, block in written:
+            if len(_ANY_FENCE.findall(block)) % 2 == 0:
+                return before, block
+    blocks = fenced_blocks(text)
+    return (text[: blocks[-1].start], blocks[-1].content) if blocks else None
 
 
 def _xml_calls(text: str, position: int) -> list[tuple[str, Mapping[str, object] | None]]:
@@ -219,28 +278,10 @@ def _parameter_value(value: str) -> str:
 
 
 def _command_line_call(line: str) -> tuple[str, Mapping[str, object] | None]:
-    """Read a fenced block: a shell command, `submit`, or `str_replace_editor COMMAND PATH --option value…`."""
+    """Read a fenced block: a shell command, `submit`, or a call of the editor."""
     stripped = line.strip()
     if stripped == "submit":
         return "submit", {}
-    if not stripped.startswith("str_replace_editor "):
+    if not stripped.startswith(f"{EDITOR} "):
         return "bash", {"command": stripped}
-    try:
-        words = shlex.split(stripped)
-    except ValueError:
-        return "str_replace_editor", None
-    if len(words) < 3:
-        return "str_replace_editor", None
-    arguments: dict[str, object] = {"command": words[1], "path": words[2]}
-    key = ""
-    for word in words[3:]:
-        if word.startswith("--") and word[2:] in ("view_range", "file_text", "old_str", "new_str", "insert_line"):
-            key = word[2:]
-            arguments[key] = [] if key == "view_range" else ""
-            continue
-        value = arguments.get(key)
-        if isinstance(value, list):
-            value.append(word)
-        elif key:
-            arguments[key] = word
-    return "str_replace_editor", arguments
+    return EDITOR, editor_arguments(stripped)

@@ -4,6 +4,7 @@ Leaves out the decisions themselves (`assemble`, the readers, `steps.StepFilter`
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -38,6 +39,9 @@ class Reason(StrEnum):
     MISSING_OBSERVATION = "missing_observation"
     EARLY_SUBMIT = "early_submit"
     FABRICATED_SUBMIT = "fabricated_submit"
+    REFUSED_CALL = "refused_call"
+    SCAFFOLD_EXIT = "scaffold_exit"
+    MASKED = "masked"
     # Steps: one step stays in the histories but is no target.
     REPEATED_ACTION = "repeated_action"
     ACTION_TOO_LONG = "action_too_long"
@@ -130,6 +134,22 @@ class DropCounter:
     def places(self, source: str, reason: Reason) -> tuple[str, ...]:
         """Return the first places where this happened."""
         return tuple(self._places.get((source, reason), ()))
+
+    def as_json(self) -> list[tuple[str, str, int, list[str]]]:
+        """Return (source, reason, count, places) of each, ready for JSON."""
+        return [
+            (source, reason.value, count, self._places[source, reason])
+            for (source, reason), count in self.counts.items()
+        ]
+
+    @classmethod
+    def from_json(cls, entries: Iterable[tuple[str, str, int, list[str]]]) -> "DropCounter":
+        """Return the counter that `as_json` wrote down."""
+        counter = cls()
+        for source, reason, count, places in entries:
+            counter.counts[source, Reason(reason)] = count
+            counter._places[source, Reason(reason)] = places
+        return counter
 
     def to_dict(self) -> dict[str, dict[str, int]]:
         """Return {source: {reason: count}}, notes included, in sorted order."""

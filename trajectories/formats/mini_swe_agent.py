@@ -7,7 +7,6 @@ taken as it stands: no rule that guesses at what a scaffold added is applied to 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,14 +16,14 @@ from srl_swe.trajectories.actions import SUBMIT, clean_text
 from srl_swe.trajectories.formats.assemble import Call, Turn, build_steps, find_problem_statement
 from srl_swe.trajectories.formats.chat import read_messages, text_of
 from srl_swe.trajectories.formats.drops import DropCounter, Reason
+from srl_swe.trajectories.formats.reports import resolved_by_report
+from srl_swe.trajectories.formats.texts import fenced_blocks
 from srl_swe.types import Step, Trajectory
 
 SOURCE = "mini_swe_agent"
 SUFFIX = ".traj.json"
 
-_REPORT_LEVELS = 3
-"""A report lies beside the file, beside its folder, or one above."""
-_FENCED = re.compile(r"^```(?:bash|mswea_bash_command)[ \t]*\n(.*?)\n?^```[ \t]*$", re.DOTALL | re.MULTILINE)
+_LANGUAGES = "bash|mswea_bash_command"
 _THOUGHT_MARK = re.compile(r"\s*\**THOUGHT:?\**:?\s*")
 _RETURN_CODE = re.compile(r"<returncode>(-?\d+)</returncode>\s*")
 _OUTPUT = re.compile(r"<output>\n?(.*)</output>", re.DOTALL)
@@ -72,7 +71,9 @@ def read_row(row: Mapping[str, object], *, path: Path, where: str, drops: DropCo
         patch=clean_text(patch) if isinstance(patch, str) else "",
         source=SOURCE,
         model=_model(info),
-        resolved=verdict == "resolved" if verdict in ("resolved", "unresolved") else _resolved(path, instance_id),
+        resolved=verdict == "resolved"
+        if verdict in ("resolved", "unresolved")
+        else resolved_by_report(path, instance_id),
         exit_status=clean_text(status) if isinstance(status := info.get("exit_status"), str) else "",
     )
 
@@ -130,8 +131,8 @@ def _turns(messages: Sequence[Mapping[str, object]]) -> list[Turn]:
             answers.append(answer)
         text = text_of(message.get("content"))
         commands = _commands(message, text)
-        if not message.get("tool_calls") and (blocks := list(_FENCED.finditer(text))):
-            text = text[: blocks[0].start()]
+        if not message.get("tool_calls") and (blocks := fenced_blocks(text, _LANGUAGES)):
+            text = text[: blocks[0].start]
         # A command that was refused (a format error) is answered by text without a return code.
         calls = [_call(command, answers[i] if i < len(answers) else None) for i, command in enumerate(commands)]
         turns.append(Turn(text=text[mark.end() :] if (mark := _THOUGHT_MARK.match(text)) else text, calls=tuple(calls)))
@@ -146,8 +147,8 @@ def _commands(message: Mapping[str, object], text: str) -> list[object]:
     tool_calls = message.get("tool_calls")
     if isinstance(tool_calls, list):
         return [_tool_command(tool_call) for tool_call in tool_calls]
-    blocks = _FENCED.findall(text)
-    return list(blocks) if len(blocks) == 1 else []
+    blocks = fenced_blocks(text, _LANGUAGES)
+    return [blocks[0].content] if len(blocks) == 1 else []
 
 
 def _tool_command(tool_call: object) -> object:
@@ -217,33 +218,3 @@ def _model(info: Mapping[str, object]) -> str:
     model = config.get("model") if isinstance(config, Mapping) else None
     name = model.get("model_name") if isinstance(model, Mapping) else None
     return name if isinstance(name, str) else ""
-
-
-def _resolved(path: Path, instance_id: str) -> bool | None:
-    """Look the verdict up in the nearest report; one that knows the instance without resolving it says False."""
-    for folder in list(path.resolve().parents)[:_REPORT_LEVELS]:
-        report = _read_report(folder / "report.json")
-        if report is None:
-            continue
-        resolved, errored, submitted = report
-        if instance_id in resolved:
-            return True
-        return None if instance_id in errored or (submitted and instance_id not in submitted) else False
-    return None
-
-
-@lru_cache(maxsize=256)
-def _read_report(path: Path) -> tuple[frozenset[str], frozenset[str], frozenset[str]] | None:
-    """Return the resolved, errored and submitted ids of a SWE-bench report, or None where there is none."""
-    if not path.is_file():
-        return None
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: the report beside the trajectories cannot be read: {error}") from None
-    if not isinstance(report, dict) or not isinstance(report.get("resolved_ids"), list):
-        return None
-    ids = [
-        frozenset(str(item) for item in report.get(f"{name}_ids") or ()) for name in ("resolved", "error", "submitted")
-    ]
-    return ids[0], ids[1], ids[2]

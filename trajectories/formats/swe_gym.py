@@ -1,4 +1,7 @@
-"""Rows of SWE-Gym's OpenHands trajectories: sampled ones (tool calls, verdicts) and SFT ones (messages only)."""
+"""Rows of SWE-Gym's OpenHands trajectories: sampled ones (tool calls, verdicts) and SFT ones (messages only).
+
+Source: huggingface.co/datasets/SWE-Gym/OpenHands-Sampled-Trajectories and OpenHands-SFT-Trajectories.
+"""
 
 import hashlib
 import re
@@ -6,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from srl_swe.errors import DataError
+from srl_swe.trajectories.actions import clean_text
 from srl_swe.trajectories.formats.assemble import build_steps, find_problem_statement
 from srl_swe.trajectories.formats.chat import chat_turns, read_messages, text_of
 from srl_swe.trajectories.formats.drops import DropCounter, Reason
@@ -70,4 +74,5 @@ def _read_row(row: Mapping[str, object], source: str, where: str, drops: DropCou
         source=source,
         model=run_id.split("_maxiter")[0],
         resolved=resolved,
+        exit_status=clean_text(status) if isinstance(status := row.get("exit_status"), str) else "",
     )

@@ -7,7 +7,11 @@ import tyro
 
 _COMMANDS = {
     "compile": ("compile", "CompileConfig", "compile_set"),
+    "replay": ("replay", "ReplayCommandConfig", "replay"),
+    "profile": ("profile", "ProfileConfig", "profile"),
+    "export": ("export", "ExportConfig", "export"),
     "show": ("show", "ShowConfig", "show"),
+    "report": ("report", "ReportConfig", "report"),
 }
 """Sub-command -> its module here, its options, and what runs it: only the one that is asked for is loaded."""
 
