@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def write_steps(
                 index.append(IndexEntry(instance_id=item.trajectory.instance_id, num_targets=len(item.targets)))
         counts = _write_set(records, index, staging, header, choose_validation)
         records.unlink()
+        _carry_over(folder, staging)
     return counts
 
 
@@ -102,7 +104,9 @@ def write_records(
 ) -> StoreCounts:
     """Write records that `encode_record` made and that lie in a file, line by line as `index` says; else as above."""
     with staged_folder(folder, own_files=_OWN_FILES) as staging:
-        return _write_set(records, index, staging, header, choose_validation)
+        counts = _write_set(records, index, staging, header, choose_validation)
+        _carry_over(folder, staging)
+    return counts
 
 
 def read_steps(folder: Path, part: Part = "train") -> Iterator[StepExample]:
@@ -228,6 +232,20 @@ def _write_set(
     _write_text(staging / _MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     _write_text(staging / _DATA_SHEET, data_sheet(manifest))
     return StoreCounts(num_trajectories=num_trajectories, num_examples=num_examples)
+
+
+def _carry_over(folder: Path, staging: Path) -> None:
+    """Keep what was found out about a set where the new one holds the same."""
+    hashes = []
+    for manifest in (folder / _MANIFEST, staging / _MANIFEST):
+        try:
+            hashes.append(json.loads(manifest.read_text(encoding="utf-8")).get("content_hash"))
+        except (OSError, ValueError, AttributeError):
+            return
+    if hashes[0] == hashes[1]:
+        for name in (REPLAY, PROFILE, REPORT):
+            if (folder / name).is_file():
+                shutil.copy2(folder / name, staging / name)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -42,6 +42,9 @@ def run(arguments: Sequence[str]) -> int:
     steps = Path(command.train.data)
     train_examples: Sequence[StepExample] = list(read_steps(steps, "train"))
     validation_examples = list(read_steps(steps, "validation"))
+    history = read_manifest(steps).get("history")
+    if history is not None and history != command.prompts.history:
+        print(f"note: {steps} was compiled by the paper's rules, which show {history} pairs; give --history {history}")
     selection: Mapping[str, object] = {}
     if command.profile is not None:
         train_examples, selection = _select(command, command.profile, steps, train_examples)

@@ -13,7 +13,7 @@ import pytest
 
 from srl_swe.errors import DataError
 from srl_swe.trajectories.steps import step_examples
-from srl_swe.trajectories.store import SCHEMA_VERSION, read_compiled, read_manifest, read_steps, write_steps
+from srl_swe.trajectories.store import PROFILE, SCHEMA_VERSION, read_compiled, read_manifest, read_steps, write_steps
 from srl_swe.types import CompiledTrajectory, Step, Trajectory
 
 
@@ -165,3 +165,13 @@ def test_a_killed_writer_leaves_the_old_set(tmp_path: Path) -> None:
     assert len(list(read_steps(tmp_path / "s"))) == 2
     write_steps([compiled("a:1", 3)], tmp_path / "s", header={})
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_findings_about_a_set_stay_where_it_is_the_same(tmp_path: Path) -> None:
+    write_steps([compiled("a:1", 2)], tmp_path / "s", header={})
+    (tmp_path / "s" / PROFILE).write_text("found")
+    write_steps([compiled("a:1", 2)], tmp_path / "s", header={"seed": 7})
+    assert (tmp_path / "s" / PROFILE).read_text() == "found"
+    assert read_manifest(tmp_path / "s")["seed"] == 7
+    write_steps([compiled("a:1", 3)], tmp_path / "s", header={})
+    assert not (tmp_path / "s" / PROFILE).exists()
