@@ -62,6 +62,8 @@ def clean_text(text: str) -> str:
 
     Surrogate pairs that a JSON writer left apart are joined: "\\ud83d\\ude00" becomes one character.
     """
+    if text.isascii():
+        return text.replace("\x00", "")
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\x00", "")
 
 
