@@ -13,7 +13,14 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 def test_the_tree_names_every_module() -> None:
     missing = []
-    for folder in ("srl_swe/training", "srl_swe/evaluation", "srl_swe/demo", "environments", "trajectories"):
+    for folder in (
+        "srl_swe/training",
+        "srl_swe/evaluation",
+        "srl_swe/curation",
+        "srl_swe/demo",
+        "environments",
+        "trajectories",
+    ):
         for path in (ROOT / folder).glob("*.py"):
             if path.name != "__init__.py" and not re.search(rf"(?<![\w-]){re.escape(path.name)}", README):
                 missing.append(f"{folder}/{path.name}")

@@ -16,7 +16,7 @@ from rich.table import Table
 from srl_swe.errors import SrlSweError
 
 COMMANDS = {
-    "data": "compile expert trajectories to step examples; show what was compiled",
+    "data": "compile expert trajectories to step examples; show, report, replay, profile, export them",
     "train": "train a model on step examples: SFT, SRL",
     "eval": "act on instances and grade patches: the resolve rate",
     "reward": "explain the similarity of two actions",
