@@ -158,7 +158,7 @@ def replay() -> None:
         program = [PROGRAM, "data"]
         experts, instances = DATA / "trajectories" / "expert_pypi", DATA / "pypi_swe" / "instances.jsonl"
         subprocess.run([*program, "compile", str(experts), "--out", f"{folder}/steps"], check=True)
-        # How the recording's machine differed (README.md of the runs): a site folder, no byte code, root without limits.
+        # How the recording's machine differed: another site folder, no byte code, root without limits.
         recorded = ["--same-paths", "/opt/site=/opt/venv/lib/python3.11/site-packages"]
         recorded += ["--variables", "PYTHONDONTWRITEBYTECODE=1", "--capabilities", "DAC_OVERRIDE", "CHOWN", "FOWNER"]
         subprocess.run([*program, "replay", f"{folder}/steps", "--instances", str(instances), *recorded], check=True)
