@@ -44,10 +44,11 @@ def no_containers_left() -> Iterator[None]:
     assert not left
 
 
-def test_every_row_of_the_three_formats_compiles_or_has_a_reason(shared_data: Path, tmp_path: Path) -> None:
+def test_every_row_of_three_formats_compiles_or_has_a_reason(shared_data: Path, tmp_path: Path) -> None:
     trajectories = shared_data / "trajectories"
     names = ("swe_gym_openhands_sampled.jsonl", "swe_smith.jsonl", "mini_swe_agent", "expert_pypi")
-    printed = srl("data", "compile", *(trajectories / name for name in names), "--out", tmp_path / "steps")
+    words = ("data", "compile", *(trajectories / name for name in names), "--out", tmp_path / "steps")
+    printed = srl(*words, "--allow-swe-bench-repos")
     assert "swe_gym_openhands_sampled" in printed
     manifest = json.loads((tmp_path / "steps" / "manifest.json").read_text("utf-8"))
     row_reasons = ("duplicate", "bad_field", "bad_json", "no_problem_statement", "no_instance_id", "no_steps")
@@ -55,6 +56,10 @@ def test_every_row_of_the_three_formats_compiles_or_has_a_reason(shared_data: Pa
                   for reason in row_reasons)  # fmt: skip
     assert sum(manifest["trajectories"].values()) + dropped == 31 + 19 + 42 + 58
     assert manifest["trajectories"]["mini_swe_agent"] == 42 + 58
+
+    srl(*words)
+    manifest = json.loads((tmp_path / "steps" / "manifest.json").read_text("utf-8"))
+    assert manifest["drops"]["mini_swe_agent"]["excluded_repo"] == 28
 
     shown = srl("data", "show", tmp_path / "steps", "--index", 3)
     assert "expert's" in shown
