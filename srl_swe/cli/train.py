@@ -48,12 +48,27 @@ def run(arguments: Sequence[str]) -> int:
     selection: Mapping[str, object] = {}
     if command.profile is not None:
         train_examples, selection = _select(command, command.profile, steps, train_examples)
+    selection = {**selection, "content_hash": read_manifest(steps)["content_hash"]}
     # Only now: the help and a wrong path answer without loading torch.
     from srl_swe.software_engineering import software_engineering
+    from srl_swe.training.termination import Terminated, Termination
     from srl_swe.training.trainer import train
 
     domain = software_engineering(command.prompts)
-    result = train(command.train, train_examples, validation_examples, domain, selection=selection)
+    try:
+        with Termination() as termination:
+            result = train(
+                command.train, train_examples, validation_examples, domain, selection=selection, termination=termination
+            )
+    except Terminated:
+        # Before the first iteration or after the last: there is nothing to save.
+        print("stopped by SIGTERM before anything was to be saved; the same command goes on")
+        return 0
+    if result.ending == "terminated":
+        print(f"stopped by SIGTERM after iteration {result.iterations}; the same command goes on")
+        return 0
+    if result.ending == "patience":
+        print(f"ended after iteration {result.iterations}: {command.train.patience} validations without a better one")
     if result.initial_reward is not None and result.best_reward is not None:
         print(
             f"held-out mean reward: {result.initial_reward:.4f} before, {result.best_reward:.4f} at best "
