@@ -96,9 +96,12 @@ def open_run(
     _claim_output(config, {**config.as_json(), **selection, **made_of})
     accelerator = _make_accelerator(config)
     try:
-        with memory_explained("loading", {"model": config.model}, advice="give --dtype bfloat16, leave out --kl-coef"):
+        with memory_explained("loading", {"model": config.model, "dtype": config.dtype}, advice="leave out --kl-coef"):
             policy, optimizer, state = _load(config, accelerator)
             reference = _load_reference(config, policy)
+            sampler = TransformersSampler(
+                policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
+            )
         with RunDisplay() as display:
             usable = _select(train_examples, config.method == "sft", policy, domain, config, display)
             # What is too long is no candidate, so that the number asked for is reached where it can be.
@@ -118,9 +121,7 @@ def open_run(
                     policy=policy,
                     reference=reference,
                     optimizer=optimizer,
-                    sampler=TransformersSampler(
-                        policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
-                    ),
+                    sampler=sampler,
                     log=MetricsLog(config.output / METRICS_FILE, last_iteration=_reported(state)),
                     display=display,
                     state=state,
