@@ -1,11 +1,12 @@
 """`srl-swe train`: SFT and SRL on a compiled set of step examples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import tyro
 
+from srl_swe.cli.recipes import expand_recipe
 from srl_swe.curation.pivots import PivotRule, select_pivots
 from srl_swe.curation.profile_file import Profile, fingerprint_model, read_profile
 from srl_swe.errors import ConfigError
@@ -23,6 +24,8 @@ class TrainCommand:
     ordinary model folders. The same command goes on where it stopped, bit for bit on a CPU.
     """
 
+    recipe: Path | None = None
+    """TOML file with options, for example recipes/cpu-smoke.toml; what is given beside it wins."""
     train: tyro.conf.OmitArgPrefixes[TrainConfig]
     prompts: tyro.conf.OmitArgPrefixes[PromptLimits] = field(default_factory=PromptLimits)
     profile: Path | None = None
@@ -36,7 +39,9 @@ class TrainCommand:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
-    command = tyro.cli(TrainCommand, prog="srl-swe train", args=list(arguments))
+    groups = (TrainConfig, PromptLimits, PivotRule)
+    known = {"profile", *(option.name for group in groups for option in fields(group))}
+    command = tyro.cli(TrainCommand, prog="srl-swe train", args=expand_recipe(arguments, known=known))
     if not command.train.data:
         raise ConfigError("say what to train on: --data FOLDER, written by `srl-swe data compile`")
     steps = Path(command.train.data)
