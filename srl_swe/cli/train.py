@@ -12,6 +12,7 @@ from srl_swe.curation.profile_file import Profile, fingerprint_model, read_profi
 from srl_swe.errors import ConfigError
 from srl_swe.prompts import PromptLimits
 from srl_swe.training.config import TrainConfig
+from srl_swe.training.termination import Terminated, Termination
 from srl_swe.trajectories.store import read_manifest, read_steps
 from srl_swe.types import StepExample
 
@@ -44,34 +45,40 @@ def run(arguments: Sequence[str]) -> int:
     command = tyro.cli(TrainCommand, prog="srl-swe train", args=expand_recipe(arguments, known=known))
     if not command.train.data:
         raise ConfigError("say what to train on: --data FOLDER, written by `srl-swe data compile`")
-    steps = Path(command.train.data)
+    try:
+        with Termination() as termination:
+            _train(command, Path(command.train.data), termination)
+    except Terminated:
+        # Before the first iteration or after the last.
+        print("stopped by SIGTERM while there was nothing to save; the same command goes on")
+    return 0
+
+
+def _train(command: TrainCommand, steps: Path, termination: Termination) -> None:
     train_examples: Sequence[StepExample] = list(read_steps(steps, "train"))
     validation_examples = list(read_steps(steps, "validation"))
-    history = read_manifest(steps).get("history")
+    manifest = read_manifest(steps)
+    history = manifest.get("history")
     if history is not None and history != command.prompts.history:
         print(f"note: {steps} was compiled by the paper's rules, which show {history} pairs; give --history {history}")
     selection: Mapping[str, object] = {}
     if command.profile is not None:
         train_examples, selection = _select(command, command.profile, steps, train_examples)
-    selection = {**selection, "content_hash": read_manifest(steps)["content_hash"]}
     # Only now: the help and a wrong path answer without loading torch.
     from srl_swe.software_engineering import software_engineering
-    from srl_swe.training.termination import Terminated, Termination
     from srl_swe.training.trainer import train
 
-    domain = software_engineering(command.prompts)
-    try:
-        with Termination() as termination:
-            result = train(
-                command.train, train_examples, validation_examples, domain, selection=selection, termination=termination
-            )
-    except Terminated:
-        # Before the first iteration or after the last: there is nothing to save.
-        print("stopped by SIGTERM before anything was to be saved; the same command goes on")
-        return 0
+    result = train(
+        command.train,
+        train_examples,
+        validation_examples,
+        software_engineering(command.prompts),
+        selection={**selection, "content_hash": manifest["content_hash"]},
+        termination=termination,
+    )
     if result.ending == "terminated":
         print(f"stopped by SIGTERM after iteration {result.iterations}; the same command goes on")
-        return 0
+        return
     if result.ending == "patience":
         print(f"ended after iteration {result.iterations}: {command.train.patience} validations without a better one")
     if result.initial_reward is not None and result.best_reward is not None:
@@ -80,7 +87,6 @@ def run(arguments: Sequence[str]) -> int:
             f"(iteration {result.best_iteration} of {result.iterations})"
         )
     print(f"models: {result.best_model or result.last_model} (best), {result.last_model} (last)")
-    return 0
 
 
 def _select(
