@@ -107,9 +107,7 @@ def sampled_rows(options: argparse.Namespace) -> list[tuple[list[int], list[int]
         prompts, num_rollouts=G, max_completion_tokens=options.max_completion_tokens, temperature=1.0, seed=0
     )
     return [
-        (prompt, list(completion.ids))
-        for prompt, group in zip(prompts, groups, strict=True)
-        for completion in group
+        (prompt, list(completion.ids)) for prompt, group in zip(prompts, groups, strict=True) for completion in group
     ]
 
 
