@@ -236,7 +236,8 @@ def _optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensor = value if isinstance(value, Tensor) else torch.tensor(value)
-            tensors[f"{name}/{key}"] = whole(tensor).contiguous()
+            # 8-bit states share their tables, which safetensors refuses.
+            tensors[f"{name}/{key}"] = whole(tensor).clone() if key.startswith("qmap") else whole(tensor).contiguous()
     return tensors
 
 

@@ -161,7 +161,7 @@ class Policy:
         yield from plain_weights(self.model)
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write weights (by default `self.weights()`) as safetensors, with configuration, tokenizer and chat template, into an existing folder.
+        """Write weights (by default `self.weights()`) as safetensors, with what else a model folder has.
 
         Not atomic by itself: `checkpoint` makes a finished folder appear at once.
         """

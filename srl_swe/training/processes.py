@@ -5,6 +5,7 @@ the work (prompts to sample, packs to train on) and the first one alone writes f
 Leaves out how gradients and shards travel, which is Accelerate's.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, Sampler, prompt_seeds
 
 T = TypeVar("T")
+
+_SETTLING_S = 1.0
 
 
 class Processes:
@@ -48,6 +51,13 @@ class Processes:
     def wait(self) -> None:
         """Return when every process is here."""
         self.accelerator.wait_for_everyone()
+
+    def part(self) -> None:
+        """End together. Gloo's threads need the interpreter to let go of the last tensors, and would not get it while
+        the groups are torn down: the two would wait for each other for ever."""
+        if self.count > 1:
+            self.wait()
+            time.sleep(_SETTLING_S)
 
     def wrap(self, policy: Policy, optimizer: torch.optim.Optimizer) -> Any:
         """Let Accelerate wrap the forward pass (DDP, FSDP2) and return the optimizer that belongs to it."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
@@ -101,6 +102,7 @@ def open_run(
     data = {"train": fingerprint(train_examples), "validation": fingerprint(validation_examples)}
     made_of = {"data_fingerprints": data, "domain": dict(domain.options)}
     accelerator = _make_accelerator(config)
+    _check_engine(accelerator)
     processes = Processes(accelerator)
     try:
         with first_process_first(processes) as first:
@@ -113,6 +115,7 @@ def open_run(
             sampler = TransformersSampler(
                 policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
             )
+            _prepare(policy, config, found)
             optimizer = processes.wrap(policy, make_optimizer(config, policy.model))
             state = TrainState()
             if found:
@@ -143,6 +146,7 @@ def open_run(
                     state=state,
                     saved=state if found else None,
                 )
+                processes.part()
             except KeyboardInterrupt:
                 display.note(f"stopped; {how_to_resume(config)}")
                 raise
@@ -161,10 +165,24 @@ def _make_accelerator(config: TrainConfig) -> Any:
     )
 
 
+def _check_engine(accelerator: Any) -> None:
+    kind = accelerator.distributed_type
+    sharded_otherwise = kind == DistributedType.FSDP and not accelerator.is_fsdp2
+    if sharded_otherwise or kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ConfigError(
+            f"several processes share a run by DDP or FSDP2, found {kind.value}: launch with `accelerate launch "
+            "--use_fsdp --fsdp_version 2` (shards weights, gradients and optimizer states) or with --multi_gpu"
+        )
+
+
 def _load_policy(config: TrainConfig, found: Path | None, device: torch.device) -> Policy:
-    """Load the weights of the checkpoint found, or the model to start from, with adapters where they are asked for."""
+    """Load the weights of the checkpoint found, or the model to start from, which adapters are put on again."""
     source = found if found and config.lora_rank is None else config.model
-    policy = Policy.from_pretrained(source, compute_dtype=getattr(torch, config.dtype), device=device)
+    return Policy.from_pretrained(source, compute_dtype=getattr(torch, config.dtype), device=device)
+
+
+def _prepare(policy: Policy, config: TrainConfig, found: Path | None) -> None:
+    """Make a policy, of which a sampler has its plain copy, ready to be trained."""
     if config.lora_rank is not None:
         policy.model.to(policy.compute_dtype)
         alpha = config.lora_alpha or 2 * config.lora_rank
@@ -175,7 +193,6 @@ def _load_policy(config: TrainConfig, found: Path | None, device: torch.device) 
         policy.enable_gradient_checkpointing()
     # Nothing here draws from torch's own generator; a model with dropout would.
     torch.manual_seed(config.seed)
-    return policy
 
 
 def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:

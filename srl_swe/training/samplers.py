@@ -90,7 +90,7 @@ class TransformersSampler:
         """Copy the policy's weights."""
         mine = dict(self._model.named_parameters())
         for name, tensor in policy.weights():
-            if name in mine:  # not buffers, and a shared tensor under its first name
+            if name in mine:  # buffers stay
                 mine[name].copy_(tensor)
 
     @torch.no_grad()

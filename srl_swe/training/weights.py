@@ -26,12 +26,15 @@ def add_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> None:
 
 
 def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and whole tensor of everything that the model had before adapters; a shared tensor once per name.
+    """Yield name and whole tensor of everything that the model had before adapters; a shared tensor under its
+    first name.
 
     With several processes each must go through all of it. Tensors may be the model's own: do not change them.
     """
+    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    shared -= {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
-        if _is_adapter(name):
+        if _is_adapter(name) or name in shared:
             continue
         layer, base, part = name.rpartition(".base_layer.")
         if base and part == "weight":
