@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from srl_swe.cli.data import run
-from srl_swe.curation.page import render_page, visible
+from srl_swe.curation.page import render_page
 from srl_swe.curation.set_report import ReportOptions, make_report
 from srl_swe.errors import DataError, MissingExtraError, ModelError
+from srl_swe.pages.texts import visible
 from srl_swe.trajectories.store import REPORT, write_steps
 from srl_swe.types import CompiledTrajectory, Step, Trajectory
 from tests.curation.report_sets import write_profile, write_replay, write_set
@@ -209,6 +210,5 @@ def test_the_template_is_shipped() -> None:
     root = Path(__file__).parents[2]
     with (root / "pyproject.toml").open("rb") as stream:
         patterns = tomllib.load(stream)["tool"]["setuptools"]["package-data"]["srl_swe"]
-    assert any(
-        (root / "srl_swe/curation/report.html.jinja") in set((root / "srl_swe").glob(pattern)) for pattern in patterns
-    )
+    shipped = {path for pattern in patterns for path in (root / "srl_swe").glob(pattern)}
+    assert set((root / "srl_swe").rglob("*.jinja")) <= shipped
