@@ -17,8 +17,9 @@ from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, 
 from srl_swe.evaluation.pool import WorkPool
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
+from srl_swe.evaluation.record import EvaluationRecord, outcomes, write_record
 from srl_swe.evaluation.report import Summary, official_report, summarize, write_reports
-from srl_swe.evaluation.results import VerdictStore
+from srl_swe.evaluation.results import VerdictStore, harness_version
 from srl_swe.files import sole_writer
 from srl_swe.types import Instance, Prediction, Verdict
 
@@ -48,6 +49,10 @@ class EvaluationConfig:
     """Added to twice an instance's own test limit: starting, patching, copying logs."""
     retry_invalid: bool = True
     """Grade again what infrastructure failures of earlier runs left without a verdict."""
+    regrade: bool = False
+    """Grade everything, whatever earlier runs found."""
+    split: str = ""
+    """Name of the task set, for the record."""
 
     def __post_init__(self) -> None:
         if self.max_parallel < 1:
@@ -84,6 +89,7 @@ def evaluate(
         judge=container_judge(engine),
         check_alive=lambda: engine.list_containers(LABEL),
         stop_running=lambda: [engine.remove(container) for container in _own_containers(engine) - others],
+        image_digest=lambda instance: _image_digest(engine, instance),
         invalid_episodes=invalid_episodes,
         console=console,
     )
@@ -103,6 +109,17 @@ def container_judge(engine: "Engine") -> Judge:
     return judge
 
 
+def _image_digest(engine: "Engine", instance: Instance) -> str | None:
+    """Return what the instance's image is made of: its name says it where we build it, else the engine's id of it."""
+    if instance.environment.recipe is not None:
+        return instance.environment.image
+    try:
+        image = engine.find_image(instance.environment.image)
+    except ContainerError:
+        return None  # an engine that does not answer is found out when it has to grade
+    return image.id if image else None
+
+
 def _own_containers(engine: "Engine") -> set[str]:
     mine = owner_labels().items()
     return {container.id for container in engine.list_containers(LABEL) if mine <= container.labels.items()}
@@ -116,19 +133,20 @@ def evaluate_with(
     judge: Judge,
     check_alive: Callable[[], object],
     stop_running: Callable[[], object],
+    image_digest: Callable[[Instance], str | None] = lambda instance: None,
     invalid_episodes: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> Summary:
     """Do what `evaluate` does with any judge.
 
     `check_alive` raises ContainerError when nothing can be graded any more; `stop_running` makes running
-    judges fail soon and leaves no container behind.
+    judges fail soon and leaves no container behind; `image_digest` says what an instance's image is now.
     """
     check_known(predictions, instances)
     started = time.monotonic()
     with sole_writer(config.output):
-        store = VerdictStore(config.output / RESULTS_FOLDER)
-        verdicts = _earlier_verdicts(instances, predictions, store, config)
+        store = VerdictStore(config.output / RESULTS_FOLDER, image_digest=image_digest)
+        verdicts = {} if config.regrade else _earlier_verdicts(instances, predictions, store, config)
         run = _Run(config=config, store=store, judge=judge, verdicts=verdicts, console=console or Console(stderr=True))
         try:
             run.grade(_pending(instances, predictions, verdicts), check_alive=check_alive, stop_running=stop_running)
@@ -141,6 +159,17 @@ def evaluate_with(
                 wall_s=time.monotonic() - started,
             )
             write_reports(config.output, official_report(instances, predictions, verdicts), summary)
+            found = outcomes(
+                instances, predictions, verdicts, invalid_episodes or {}, store=store, folder=config.output
+            )
+            record = EvaluationRecord(
+                split=config.split,
+                model=summary.model,
+                harness=harness_version(),
+                wall_s=summary.wall_s,
+                instances=found,
+            )
+            write_record(config.output, record)
     return summary
 
 

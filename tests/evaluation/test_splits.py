@@ -1,10 +1,10 @@
-"""Which instances an evaluation asks for: real task rows, filters, and names that nobody knows."""
+"""Which instances an evaluation asks for: real task rows, and names that nobody knows."""
 
 from pathlib import Path
 
 import pytest
 
-from srl_swe.errors import ConfigError, DataError
+from srl_swe.errors import DataError
 from srl_swe.evaluation.splits import HUB_SPLITS, load_split
 
 
@@ -15,19 +15,6 @@ def test_local_files_of_real_rows(shared_data: Path, file: str, count: int) -> N
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     instances = load_split(str(shared_data / "swebench" / f"{file}.parquet"))
     assert len({instance.instance_id for instance in instances}) == count
-
-
-def test_filters(shared_data: Path) -> None:
-    path = str(shared_data / "pypi_swe" / "instances.jsonl")
-    everything = load_split(path)
-    assert load_split(path, limit=7) == everything[:7]
-    chosen = (everything[40].instance_id, everything[3].instance_id)
-    assert load_split(path, instance_ids=chosen) == (everything[3], everything[40])
-    assert load_split(path, instance_ids=chosen, limit=1) == (everything[3],)
-    with pytest.raises(DataError, match="1 instance ids are not among the 59 instances: nobody"):
-        load_split(path, instance_ids=("nobody", chosen[0]))
-    with pytest.raises(ConfigError, match="limit must be at least 1"):
-        load_split(path, limit=0)
 
 
 @pytest.mark.parametrize("name", ["verify", "SWE-bench", "owner/name", "a/b/c:test", ""])
