@@ -130,7 +130,8 @@ def make_figures(record: EvaluationRecord, episodes: dict[str, EpisodeRecord]) -
         stages={stage: stages[stage] for stage in STAGES if stages[stage]},
         reasons=dict(Counter(_short(instance) for instance in instances if instance.reason).most_common()),
         endings=dict(Counter(episode.exit_status for episode in played).most_common()),
-        spread=tuple(_quantiles(name, values) for name, values in spread if values),
+        # Files of other scaffolds do not tell all of it.
+        spread=tuple(_quantiles(name, values) for name, values in spread if any(values)),
         thought_chars=tuple(chars for episode in played for chars in episode.thought_chars),
     )
 

@@ -19,7 +19,7 @@ def rates_plot(name: str, groups: Sequence[GroupRate]) -> str:
             axes.plot([100 * group.low, 100 * group.high], [place, place], color=MUTED, linewidth=1.6)
             axes.plot([100 * group.rate], [place], "o", color=FIRST, markeredgecolor=INK, markersize=6, clip_on=False)
         axes.set_xlim(0, 100)
-        axes.set_xlabel("resolved (%), with the 95 % Wilson interval")
+        axes.set_xlabel("resolved (%), 95 % interval")
         rows(axes, [f"{_short(group.name)} ({group.num_instances:,})" for group in drawn])
 
     return svg(name, 0.75 + 0.24 * len(drawn), draw)
