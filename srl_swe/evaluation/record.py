@@ -14,8 +14,9 @@ from pydantic.dataclasses import dataclass
 
 from srl_swe.errors import DataError
 from srl_swe.evaluation.results import VerdictStore, row_hash
+from srl_swe.evaluation.stability import stability
 from srl_swe.files import write_atomically
-from srl_swe.types import Instance, Prediction, Verdict
+from srl_swe.types import Instance, Prediction, Verdict, VerdictStatus
 
 RECORD_FILE = "evaluation.json"
 SCHEMA_VERSION = 1
@@ -37,6 +38,15 @@ class InstanceOutcome:
     duration_s: float = 0.0
     verdict: str | None = None
     """File of the stored verdict, relative to the evaluation's folder."""
+    gradings: tuple[VerdictStatus, ...] = ()
+    """What every grading of the same patch found, the one that counts first; empty where it was graded once."""
+    unstable_tests: tuple[str, ...] = ()
+    """Tests whose outcome was not the same in all gradings."""
+
+    @property
+    def flaky(self) -> bool:
+        """Whether gradings of the same patch came to different verdicts; failures of infrastructure are none."""
+        return len(set(self.gradings) - {"invalid"}) > 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="ignore"))
@@ -50,6 +60,8 @@ class EvaluationRecord:
     wall_s: float
     instances: tuple[InstanceOutcome, ...]
     """In the order asked for."""
+    choice: str = ""
+    """Which part of the set was asked for, as options; empty = all of it."""
     schema_version: int = SCHEMA_VERSION
 
     def count(self, outcome: Outcome) -> int:
@@ -63,13 +75,17 @@ _RECORD: TypeAdapter[EvaluationRecord] = TypeAdapter(EvaluationRecord)
 def outcomes(
     instances: Sequence[Instance],
     predictions: Sequence[Prediction],
-    verdicts: Mapping[str, Verdict],
+    rounds: Sequence[Mapping[str, Verdict]],
     invalid_episodes: Mapping[str, str],
     *,
     store: VerdictStore,
     folder: Path,
 ) -> tuple[InstanceOutcome, ...]:
-    """Say of every instance what became of it."""
+    """Say of every instance what became of it.
+
+    `rounds` has the verdicts of each grading by instance id; the first one counts.
+    """
+    verdicts = rounds[0]
     patches = {prediction.instance_id: prediction.model_patch for prediction in predictions}
     found = []
     for instance in instances:
@@ -82,6 +98,7 @@ def outcomes(
         elif name not in patches and name in invalid_episodes:
             outcome, reason = "invalid", invalid_episodes[name]
         path = store.path(instance, patches[name]) if verdict is not None else None
+        stable = stability([graded[name] for graded in rounds if name in graded])
         found.append(
             InstanceOutcome(
                 instance_id=name,
@@ -92,6 +109,8 @@ def outcomes(
                 reason=reason,
                 duration_s=verdict.duration_s if verdict else 0.0,
                 verdict=str(path.relative_to(folder)) if path else None,
+                gradings=stable.statuses,
+                unstable_tests=stable.tests,
             )
         )
     return tuple(found)

@@ -7,7 +7,7 @@ resolve rate with its interval, the invalid ones with reasons, and time. Grading
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Summary:
     """Of this run alone; verdicts of earlier runs cost nothing again."""
     median_instance_s: float | None
     max_instance_s: float | None
+    flaky: Mapping[str, str] = field(default_factory=dict)
+    """Instance id -> how gradings of the same patch differ, for example "resolved in 2 of 3 gradings"."""
 
     @property
     def complete(self) -> bool:

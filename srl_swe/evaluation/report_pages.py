@@ -17,6 +17,7 @@ from srl_swe.evaluation import report_plots as plots
 from srl_swe.evaluation.figures import STAGES, EpisodeRecord, Figures, make_figures, read_episode, stage_of
 from srl_swe.evaluation.record import EvaluationRecord, InstanceOutcome, read_record
 from srl_swe.evaluation.results import read_stored
+from srl_swe.evaluation.stability import how_often
 from srl_swe.files import file_name, write_atomically
 from srl_swe.pages.texts import page_environment
 from srl_swe.types import Verdict
@@ -83,6 +84,7 @@ def _report_page(
         stage_of=stage_of,
         episodes=episodes,
         page_name=page_name,
+        how_often=how_often,
         pages_folder=PAGES_FOLDER,
         max_rows=plots.MAX_ROWS,
         plots=_plots(figures),

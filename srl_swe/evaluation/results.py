@@ -1,6 +1,7 @@
 """Verdicts on disk, found again by their content, so that nothing is graded twice.
 
-Layout: `FOLDER/<instance id>/<key>.json` with the test log beside it as `<key>.log` and the patch as `<key>.patch`.
+Layout: `FOLDER/<instance id>/<key>.json` with the test log beside it as `<key>.log` and the patch as `<key>.patch`;
+further gradings of the same patch are `<key>.2.json` and so on.
 The key is made of what decides a verdict: the patch, the row that judges it, its script, and the grader's version. The
 image's digest stands in the record: an image that has changed since makes the verdict void, one that is not here any
 more does not. Deciding what to grade is left to `scheduler`.
@@ -67,14 +68,24 @@ def _digest(*parts: str) -> str:
 class VerdictStore:
     """The verdicts in one folder. Safe for threads that write different instances."""
 
-    def __init__(self, folder: Path, *, image_digest: Callable[[Instance], str | None] = lambda instance: None) -> None:
-        """`image_digest` says what an instance's image is now; None where it is not here or not known."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        number: int = 1,
+        image_digest: Callable[[Instance], str | None] = lambda instance: None,
+    ) -> None:
+        """`number` counts the gradings of the same patch from 1, each of which has a verdict of its own.
+
+        `image_digest` says what an instance's image is now; None where it is not here or not known.
+        """
         self._folder = folder
+        self._ending = ".json" if number == 1 else f".{number}.json"
         self._image_digest = image_digest
 
     def path(self, instance: Instance, patch: str) -> Path:
         """Return where the verdict of this patch is, or would be."""
-        return self._folder / file_name(instance.instance_id) / f"{verdict_key(instance, patch)}.json"
+        return self._folder / file_name(instance.instance_id) / f"{verdict_key(instance, patch)}{self._ending}"
 
     def load(self, instance: Instance, patch: str) -> Verdict | None:
         """Return the stored verdict with its log; None where there is none that still holds, or its file is damaged."""

@@ -20,6 +20,7 @@ from srl_swe.evaluation.progress import RunningTable
 from srl_swe.evaluation.record import EvaluationRecord, outcomes, write_record
 from srl_swe.evaluation.report import Summary, official_report, summarize, write_reports
 from srl_swe.evaluation.results import VerdictStore, harness_version
+from srl_swe.evaluation.stability import how_often, worth_confirming
 from srl_swe.files import sole_writer
 from srl_swe.types import Instance, Prediction, Verdict
 
@@ -51,12 +52,17 @@ class EvaluationConfig:
     """Grade again what infrastructure failures of earlier runs left without a verdict."""
     regrade: bool = False
     """Grade everything, whatever earlier runs found."""
+    confirm: int = 1
+    """Gradings of each patch. The first one counts; the others show which verdicts do not repeat."""
     split: str = ""
     """Name of the task set, for the record."""
+    choice: str = ""
+    """Which part of it was asked for, for the record."""
 
     def __post_init__(self) -> None:
-        if self.max_parallel < 1:
-            raise ConfigError(f"max_parallel must be at least 1, not {self.max_parallel}")
+        for name in ("max_parallel", "confirm"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("image_limit_s", "grace_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0 seconds, not {getattr(self, name)}")
@@ -145,29 +151,51 @@ def evaluate_with(
     check_known(predictions, instances)
     started = time.monotonic()
     with sole_writer(config.output):
-        store = VerdictStore(config.output / RESULTS_FOLDER, image_digest=image_digest)
-        verdicts = {} if config.regrade else _earlier_verdicts(instances, predictions, store, config)
-        run = _Run(config=config, store=store, judge=judge, verdicts=verdicts, console=console or Console(stderr=True))
+        stores = [
+            VerdictStore(config.output / RESULTS_FOLDER, number=number, image_digest=image_digest)
+            for number in range(1, config.confirm + 1)
+        ]
+        rounds = [
+            {} if config.regrade else _earlier_verdicts(instances, predictions, store, config) for store in stores
+        ]
+        verdicts = rounds[0]
         try:
-            run.grade(_pending(instances, predictions, verdicts), check_alive=check_alive, stop_running=stop_running)
+            for number, (store, found) in enumerate(zip(stores, rounds, strict=True), start=1):
+                jobs = _pending(instances, predictions, found)
+                if number > 1:
+                    jobs = [job for job in jobs if worth_confirming(verdicts.get(job[0].instance_id))]
+                title = "grading" if number == 1 else f"grading, {number} of {config.confirm} times"
+                run = _Run(
+                    title=title,
+                    config=config,
+                    store=store,
+                    judge=judge,
+                    verdicts=found,
+                    console=console or Console(stderr=True),
+                )
+                run.grade(jobs, check_alive=check_alive, stop_running=stop_running)
         finally:
-            summary = summarize(
-                instances,
-                predictions,
-                verdicts,
-                invalid_episodes=invalid_episodes or {},
-                wall_s=time.monotonic() - started,
+            asked = outcomes(
+                instances, predictions, rounds, invalid_episodes or {}, store=stores[0], folder=config.output
+            )
+            summary = replace(
+                summarize(
+                    instances,
+                    predictions,
+                    verdicts,
+                    invalid_episodes=invalid_episodes or {},
+                    wall_s=time.monotonic() - started,
+                ),
+                flaky={each.instance_id: how_often(each.gradings) for each in asked if each.flaky},
             )
             write_reports(config.output, official_report(instances, predictions, verdicts), summary)
-            found = outcomes(
-                instances, predictions, verdicts, invalid_episodes or {}, store=store, folder=config.output
-            )
             record = EvaluationRecord(
                 split=config.split,
+                choice=config.choice,
                 model=summary.model,
                 harness=harness_version(),
                 wall_s=summary.wall_s,
-                instances=found,
+                instances=asked,
             )
             write_record(config.output, record)
     return summary
@@ -175,8 +203,9 @@ def evaluate_with(
 
 @dataclass(kw_only=True, slots=True)
 class _Run:
-    """One call of `evaluate`: where outcomes go."""
+    """One grading of all patches: where outcomes go."""
 
+    title: str
     config: EvaluationConfig
     store: VerdictStore
     judge: Judge
@@ -190,7 +219,7 @@ class _Run:
         pool = WorkPool(self.config.max_parallel)
         num_earlier = len(self.verdicts)
         table = RunningTable(
-            "grading", num_total=num_earlier + len(jobs), num_earlier=num_earlier, console=self.console
+            self.title, num_total=num_earlier + len(jobs), num_earlier=num_earlier, console=self.console
         )
         try:
             with table:

@@ -1,6 +1,7 @@
 """Which instances of a set are chosen, in which order, and what a wrong choice says."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,9 @@ def chosen(**parts: object) -> tuple[str, ...]:
         ({"slice": "1:100", "limit": 2}, NAMES[1:3]),
         ({"repo": ("django/django",), "slice": "1:"}, NAMES[1:2]),
         ({"limit": 99}, NAMES),
+        ({"exclude_ids": ("django__*", "odd[1]")}, (NAMES[2], NAMES[4])),
+        ({"instance_ids": ("*-1",), "exclude_ids": ("sympy__sympy-1",)}, NAMES[:1]),
+        ({"exclude_ids": NAMES[:1], "slice": "0:1"}, NAMES[1:2]),
     ],
 )
 def test_choices(parts: dict[str, object], expected: tuple[str, ...]) -> None:
@@ -55,6 +59,8 @@ def test_a_shuffle_comes_before_the_slice_and_after_the_filters() -> None:
             {"repo": ("flask/flask",)},
             "the repository flask/flask; the repositories are: astropy/astropy",
         ),
+        ({"exclude_ids": ("nobody",)}, "1 instance ids are not among the 5 instances: nobody"),
+        ({"exclude_ids": ("*",)}, "0 match the ids and repositories \\(5 are excluded\\)"),
         ({"slice": "5:9"}, "no instances to evaluate: of 5 instances, 5 match"),
         ({"instance_ids": ("sympy*",), "repo": ("django/django",)}, "no instance is of the repository django/django"),
     ],
@@ -62,6 +68,29 @@ def test_a_shuffle_comes_before_the_slice_and_after_the_filters() -> None:
 def test_what_matches_nothing_is_named(parts: dict[str, object], words: str) -> None:
     with pytest.raises(DataError, match=words):
         chosen(**parts)
+
+
+def test_ids_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "ids.txt"
+    file.write_text(f"# of this machine\n\n{NAMES[2]}\n  {NAMES[0]}\n")
+    assert chosen(instance_ids=(f"@{file}",)) == (NAMES[0], NAMES[2])
+    assert chosen(instance_ids=(f"@{file}", "astropy*")) == (NAMES[0], NAMES[2], NAMES[4])
+    assert chosen(exclude_ids=(f"@{file}",)) == (NAMES[1], NAMES[3], NAMES[4])
+    file.write_text("\n")
+    assert chosen(exclude_ids=(f"@{file}",)) == NAMES
+    with pytest.raises(DataError, match="names no instance ids, expected one a line"):
+        chosen(instance_ids=(f"@{file}",))
+    with pytest.raises(DataError, match=r"absent\.txt: instance ids cannot be read"):
+        chosen(exclude_ids=(f"@{tmp_path / 'absent.txt'}",))
+
+
+def test_the_record_says_what_was_chosen(tmp_path: Path) -> None:
+    assert Choice().described() == ""
+    file = tmp_path / "ids.txt"
+    file.write_text("a\nb\nc\nd\n")
+    choice = Choice(instance_ids=("x*",), exclude_ids=(f"@{file}",), repo=("a/b",), shuffle=0, slice="0:5", limit=3)
+    words = "--instance-ids x* --exclude-ids (4 ids) --repo a/b --shuffle 0 --slice 0:5 --limit 3"
+    assert choice.described() == words
 
 
 @pytest.mark.parametrize("wrong", ["5", "a:b", "5:5", "5:2", "-1:3", "1:2:3", "", "0:0"])

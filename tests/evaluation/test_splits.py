@@ -1,5 +1,6 @@
 """Which instances an evaluation asks for: real task rows, and names that nobody knows."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ def test_local_files_of_real_rows(shared_data: Path, file: str, count: int) -> N
     pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     instances = load_split(str(shared_data / "swebench" / f"{file}.parquet"))
     assert len({instance.instance_id for instance in instances}) == count
+
+
+def test_difficulty_is_the_rows_word(shared_data: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    instances = load_split(str(shared_data / "swebench" / "verified_test.parquet"))
+    words = Counter(instance.difficulty for instance in instances)
+    assert words == {"15 min - 1 hour": 261, "<15 min fix": 194, "1-4 hours": 42, ">4 hours": 3}
+    lite = load_split(str(shared_data / "swebench" / "lite_test.parquet"))
+    assert {instance.difficulty for instance in lite} == {""}
 
 
 @pytest.mark.parametrize("name", ["verify", "SWE-bench", "owner/name", "a/b/c:test", ""])

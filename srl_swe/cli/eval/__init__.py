@@ -1,4 +1,4 @@
-"""`srl-swe eval`: measure the resolve rate; as first word also what is done with finished evaluations and with rows."""
+"""`srl-swe eval`: measure the resolve rate; as first word also what is done with finished evaluations."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -9,7 +9,6 @@ _COMMANDS = {
     "report": ("report", "ReportConfig", "report"),
     "compare": ("compare", "CompareConfig", "compare_folders"),
     "submit-kit": ("submit_kit", "SubmitKitConfig", "submit_kit"),
-    "render": ("render", "RenderConfig", "render"),
 }
 """First word -> its module here, its options, and what runs it: only the one that is asked for is loaded."""
 

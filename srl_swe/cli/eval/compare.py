@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srl_swe.evaluation.comparison import Comparison, compare
+from srl_swe.evaluation.progress import printable
 from srl_swe.evaluation.record import read_record
 from srl_swe.files import write_atomically
 
@@ -77,4 +78,4 @@ def _lines(found: Comparison) -> list[str]:
         if names:
             more = f", and {len(names) - _SHOWN} more (--out FILE has all)" if len(names) > _SHOWN else ""
             lines.append(f"{title} ({len(names)}): {', '.join(names[:_SHOWN])}{more}")
-    return ["".join(char if char.isprintable() else " " for char in line) for line in lines]
+    return [printable(line) for line in lines]

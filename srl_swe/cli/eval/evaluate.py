@@ -1,7 +1,7 @@
 """`srl-swe eval` without a sub-command: act on instances and grade the patches."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +13,10 @@ from srl_swe.errors import ConfigError
 from srl_swe.evaluation.agent import Agent, AgentConfig
 from srl_swe.evaluation.choice import Choice
 from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
+from srl_swe.evaluation.gold_failures import find_gold_failures, write_gold_failures
 from srl_swe.evaluation.predictions import read_samples
+from srl_swe.evaluation.progress import printable
+from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.report import Summary, summary_table
 from srl_swe.evaluation.report_pages import write_pages
 from srl_swe.evaluation.samples import sample_folders, sample_lines
@@ -28,14 +31,25 @@ class EvalConfig:
 
     Say which instances (--split or --instances) and whose patches (--model, --predictions, --gold or --control).
     Verdicts are on disk as they come; the same command goes on where it stopped, and a graded patch is never
-    graded again. As first word, `report`, `compare`, `submit-kit` and `render` do something else: see their --help.
+    graded again.
+
+    First on a new machine: srl-swe eval --instances FILE --gold
+
+    Then a model: srl-swe eval --instances FILE --model FOLDER
+
+    Patches made elsewhere: srl-swe eval --instances FILE --predictions preds.jsonl
+
+    A part of a set: srl-swe eval --split verified --repo django/django --shuffle 0 --slice 0:50 --gold
+
+    With a finished evaluation: srl-swe eval report FOLDER (its pages again), srl-swe eval compare FOLDER FOLDER
+    (McNemar's test), srl-swe eval submit-kit FOLDER (for the leaderboard); each has its own --help.
     """
 
     split: str | None = None
-    """verified, lite, lite-dev, full, dev, multilingual, multimodal-dev, swe-gym, swe-gym-lite, swe-smith,
-    swe-rebench, swe-rebench-leaderboard, r2e-gym; or owner/name:split on the hub; or a local file."""
+    """verified, lite, lite-dev, full, dev, multilingual, multimodal-dev; or owner/name:split on the hub; or a local
+    file."""
     instances: Path | None = None
-    """Local file of instances (.jsonl, .json, .parquet): rows of any of these sets, or source-distribution rows."""
+    """Local file of instances (.jsonl, .json, .parquet): SWE-bench v5 rows or source-distribution rows."""
     choice: Annotated[Choice, tyro.conf.arg(name="")] = field(default_factory=Choice)
 
     model: str | None = None
@@ -45,7 +59,8 @@ class EvalConfig:
     samples: int = 1
     """Predictions per instance in the file; each set of samples is graded in its own folder, and pass@k is printed."""
     gold: bool = False
-    """Grade the gold patches: every instance must come out resolved."""
+    """Grade the gold patches: every instance must come out resolved. Those that do not are written to
+    gold-failures.json with reasons, and as bare ids to gold-failures.txt, which --exclude-ids @FILE reads."""
     control: Literal["empty", "reversed-gold"] | None = None
     """Grade patches that must resolve nothing."""
 
@@ -55,6 +70,8 @@ class EvalConfig:
     """Grade again what infrastructure failures of earlier runs left without a verdict."""
     regrade: bool = False
     """Grade everything again, whatever earlier runs found."""
+    confirm: int = 1
+    """Gradings of each patch. The first counts; the others show which verdicts and tests do not repeat (flaky)."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the acting model."""
     history: int | Literal["all"] | None = None
@@ -71,6 +88,8 @@ class EvalConfig:
             raise ConfigError("say whose patches: exactly one of --model, --predictions, --gold and --control")
         if self.samples < 1 or (self.samples > 1 and self.predictions is None):
             raise ConfigError(f"samples = {self.samples}: must be at least 1, and more need --predictions")
+        if self.confirm < 1:
+            raise ConfigError(f"confirm = {self.confirm}: must be at least 1, the number of gradings of each patch")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -80,9 +99,9 @@ def run(arguments: Sequence[str]) -> int:
     instances = load_split(config.split or str(config.instances), config.choice)
     summaries = run_evaluation(config, instances, console)
     console.print(summary_table(summaries))
-    for line in sample_lines(summaries, output_folder(config)) if len(summaries) > 1 else ():
-        console.print(line, markup=False, highlight=False)
-    console.print(f"written to {output_folder(config)}", markup=False, highlight=False)
+    for line in _further_lines(config, instances, summaries):
+        # Instance ids and names of tests come from outside.
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     return 0 if all(summary.complete for summary in summaries) else 1
 
 
@@ -106,13 +125,37 @@ def run_evaluation(config: EvalConfig, instances: Sequence[Instance], console: C
                 max_parallel=config.agent.max_parallel,
                 retry_invalid=config.retry_invalid,
                 regrade=config.regrade,
+                confirm=config.confirm,
                 split=config.split or Path(str(config.instances)).name,
+                choice=config.choice.described(),
             )
             summaries.append(
                 evaluate(instances, predictions, evaluation, engine=engine, invalid_episodes=invalid, console=console)
             )
             write_pages(folder, console=console)
         return summaries
+
+
+def _further_lines(config: EvalConfig, instances: Sequence[Instance], summaries: Sequence[Summary]) -> Iterator[str]:
+    output = output_folder(config)
+    if len(summaries) > 1:
+        yield from sample_lines(summaries, output)
+    for number, summary in enumerate(summaries, start=1):
+        where = f"sample {number}: " if len(summaries) > 1 else ""
+        for name, how_often in summary.flaky.items():
+            yield f"{where}flaky: {name} ({how_often})"
+    if config.confirm > 1 and not any(summary.flaky for summary in summaries):
+        yield f"no verdict differs between {config.confirm} gradings"
+    if config.gold:
+        failures, unknown = find_gold_failures(output, read_record(output), instances)
+        path = write_gold_failures(output, read_record(output), failures, unknown)
+        yield f"gold patches that do not pass here: {len(failures)} of {len(instances)}"
+        yield from (f"  {failure.instance_id}: {failure.gradings or failure.reason}" for failure in failures)
+        if failures:
+            yield f"--exclude-ids @{path} leaves them out of an evaluation, and says so"
+        if unknown:
+            yield f"nothing is known of {len(unknown)} instances, whose grading failed: run the command again"
+    yield f"written to {output}"
 
 
 def output_folder(config: EvalConfig) -> Path:
