@@ -30,6 +30,8 @@ class StrictPage(HTMLParser):
         assert len(names) == len(set(names)), (tag, names)
         for name, value in attrs:
             assert not name.startswith("on"), name
+            # Addresses may stand in text, such as a test log, and nowhere else.
+            assert "//" not in (value or ""), value
             assert name not in {"src", "srcset", "action", "data", "poster", "background"}, name
             if name == "id":
                 self.ids.append(value or "")
@@ -48,6 +50,7 @@ class StrictPage(HTMLParser):
         if "style" in self.open:
             assert "url(" not in data
             assert "@import" not in data
+            assert "//" not in data
         self.text.append(data)
 
 
@@ -60,8 +63,6 @@ def checked(page: str, links: Collection[str] = ()) -> StrictPage:
     assert parser.open == []
     assert len(parser.ids) == len(set(parser.ids))
     assert set(parser.targets) <= set(parser.ids)
-    assert "http://" not in page.replace("http-equiv", "")
-    assert "https://" not in page
     return parser
 
 

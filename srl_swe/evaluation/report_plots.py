@@ -18,7 +18,8 @@ def rates_plot(name: str, groups: Sequence[GroupRate]) -> str:
         for place, group in enumerate(drawn):
             axes.plot([100 * group.low, 100 * group.high], [place, place], color=MUTED, linewidth=1.6)
             axes.plot([100 * group.rate], [place], "o", color=FIRST, markeredgecolor=INK, markersize=6, clip_on=False)
-        axes.set_xlim(0, 100)
+        axes.set_xlim(-4, 104)  # room for the marks at either end
+        axes.set_xticks(range(0, 101, 20))
         axes.set_xlabel("resolved (%), 95 % interval")
         rows(axes, [f"{_short(group.name)} ({group.num_instances:,})" for group in drawn])
 
@@ -56,6 +57,7 @@ def thoughts_plot(lengths: Sequence[int]) -> str:
         axes.grid(axis="y")
         axes.grid(visible=False, axis="x")
         axes.bar([(bar + 0.5) * width for bar in bars], list(bars.values()), width=0.86 * width, color=FIRST)
+        axes.set_xlim(left=0)
         axes.set_xlabel(f"characters of a thought (bars {width:,} wide)")
         axes.set_ylabel("steps")
 

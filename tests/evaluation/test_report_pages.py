@@ -106,7 +106,7 @@ def test_the_report_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFi
     assert "invalid: ContainerError: no room 1" in text
     assert "Episodes ended by: submitted 1." in text
     assert "prompt tokens of an episode 1 500" in text
-    assert "characters of a thought 2 10 9.5" in text
+    assert "characters of a thought 2 9.5 9.5" in text
     page = text_of((tmp_path / "pages" / "good.html").read_text("utf-8"), ["../report.html"])
     for words in ("log of good", "diff of m", "abc", "echo x", "saw x", "Malformed answer", "no form x", "500 / 70"):
         assert words in page
@@ -130,6 +130,37 @@ def test_hostile_text_is_text_everywhere(tmp_path: Path) -> None:
         assert "{{ 7 * 7 }}" in text
         assert "\x1b" not in text
         assert "\u202e" not in text
+
+
+def test_a_patch_shows_what_it_adds_and_removes(tmp_path: Path) -> None:
+    instance = make_instance("good")
+    patch = "--- a/x\n+++ b/x\n@@ -1,2 +1,2 @@\n same\n-old <b>\n+new &amp;\n"
+    evaluate_with(
+        [instance],
+        [Prediction(instance_id="good", model_name_or_path="m", model_patch=patch)],
+        EvaluationConfig(output=tmp_path),
+        judge=judge,
+        check_alive=lambda: None,
+        stop_running=lambda: None,
+        console=Console(file=io.StringIO()),
+    )
+    make_pages(tmp_path)
+    page = (tmp_path / "pages" / "good.html").read_text("utf-8")
+    checked(page, ["../report.html"])
+    shown = page.split('<pre class="patch">')[1].split("</pre>")[0]
+    assert shown == (
+        '--- a/x\n+++ b/x\n<span class="place">@@ -1,2 +1,2 @@</span>\n same\n'
+        '<span class="removed">-old &lt;b&gt;</span>\n<span class="added">+new &amp;amp;</span>\n'
+    )
+
+
+def test_no_browser_would_load_anything(tmp_path: Path) -> None:
+    evaluate_here(tmp_path)
+    make_pages(tmp_path)
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) == 8
+    assert all(f'http-equiv="Content-Security-Policy" content="{policy}"' in page.read_text() for page in pages)
 
 
 def test_pages_are_bounded(tmp_path: Path) -> None:
