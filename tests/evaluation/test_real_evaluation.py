@@ -7,6 +7,9 @@ import pytest
 
 from srl_swe.cli.eval import run as run_eval
 from srl_swe.environments.engine import Engine
+from srl_swe.evaluation.choice import Choice
+from srl_swe.evaluation.splits import load_split
+from srl_swe.types import Instance
 from tests.strict_page import text_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -15,6 +18,27 @@ NAMES = (
     "marshmallow-code__apispec.8b421526.func_pm_remove_loop__pfp71nlz",
     "marshmallow-code__webargs.dbde72fe.pr_867",
 )
+
+
+def check_with_the_official_harness(folder: Path, instance: Instance) -> None:
+    """swebench's own report of the log in a kit is the kit's report.json."""
+    grading = pytest.importorskip("swebench.harness.grading", reason="swebench is not installed")
+    spec = grading.TestSpec(
+        image=instance.environment.image,
+        eval_script_list=[],
+        repo=instance.repo,
+        version="",
+        log_parser=instance.tests.parser,
+        eval_type=instance.tests.eval_type,
+        instance_id=instance.instance_id,
+        FAIL_TO_PASS=list(instance.tests.fail_to_pass),
+        PASS_TO_PASS=list(instance.tests.pass_to_pass),
+    )
+    patch = (folder / "patch.diff").read_text("utf-8")
+    prediction = {"instance_id": instance.instance_id, "model_name_or_path": "gold", "model_patch": patch}
+    official = grading.get_eval_report(spec, prediction, str(folder / "test_output.txt"), include_tests_status=True)
+    assert json.loads((folder / "report.json").read_text("utf-8")) == official
+    assert official[instance.instance_id]["resolved"]
 
 
 def test_gold_and_nothing_on_real_instances(
@@ -43,6 +67,16 @@ def test_gold_and_nothing_on_real_instances(
         assert "PASSED" in page
         assert "passed" in page.split("Log ")[1]  # pytest's own last line
         assert "There is none." in text_of((empty / "pages" / f"{name}.html").read_text("utf-8"), ["../report.html"])
+
+    kit = tmp_path / "20260131_gold"
+    rows = asked[:2]
+    about = ["--board", "lite", "--name", "Gold", "--model", "people", "--org", "o", "--authors", "a"]
+    about += ["--site", "https://example.org", "--report", "https://example.org/r", "--os-model", "True"]
+    # Two instances are no leaderboard's, gold has no reasoning traces, README.md is to be filled in.
+    assert run_eval(["submit-kit", str(gold), "--out", str(kit), *rows, *about, "--os-system", "True"]) == 1
+    assert "7 things are wrong" in capsys.readouterr().out
+    for instance in load_split(rows[1], Choice(instance_ids=NAMES)):
+        check_with_the_official_harness(kit / "logs" / instance.instance_id, instance)
 
     capsys.readouterr()
     assert run_eval(["compare", str(empty), str(gold)]) == 0
