@@ -4,18 +4,23 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from srl_swe.environments.engine import Engine
 from srl_swe.errors import ConfigError, ContainerError
+from srl_swe.evaluation.controls import gold_predictions
+from srl_swe.evaluation.gold_failures import find_gold_failures
 from srl_swe.evaluation.record import InstanceOutcome, read_record
 from srl_swe.evaluation.report import Summary
 from srl_swe.evaluation.report_pages import make_pages
-from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_with
+from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate, evaluate_with
 from srl_swe.evaluation.stability import MAX_TESTS, how_often, stability
 from srl_swe.types import Instance, Prediction, Verdict
+from tests.evaluation.conftest import TINY
 from tests.evaluation.test_report import make_instance
 from tests.strict_page import text_of
 
@@ -134,3 +139,23 @@ def test_words() -> None:
     assert not outcome.flaky
     with pytest.raises(ConfigError, match="confirm must be at least 1, not 0"):
         EvaluationConfig(output=Path("x"), confirm=0)
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_coin_flip_is_found_in_containers(tmp_path: Path, tiny_engine: Engine) -> None:
+    flip = "python3 -c \"import os; print(('FAILED', 'PASSED')[os.urandom(1)[0] % 2], 'test_calc.py::test_coin')\""
+    script = TINY.tests.script.replace("echo '>>>>> End", f"{flip}\necho '>>>>> End")
+    kept = ("test_calc.py::test_zero", "test_calc.py::test_coin")
+    coin = replace(TINY, tests=replace(TINY.tests, script=script, pass_to_pass=kept))
+    config = EvaluationConfig(output=tmp_path, confirm=18)  # alike once in 131,072 times
+    summary = evaluate([coin], gold_predictions([coin]), config, engine=tiny_engine)
+    (found,) = read_record(tmp_path).instances
+    assert found.flaky
+    assert found.unstable_tests == ("test_calc.py::test_coin",)
+    num_resolved = found.gradings.count("resolved")
+    assert 0 < num_resolved < 18 == len(found.gradings)
+    assert summary.flaky == {coin.instance_id: f"resolved in {num_resolved} of 18 gradings"}
+    assert summary.num_resolved == (found.gradings[0] == "resolved")
+    ((failure,), _) = find_gold_failures(tmp_path, read_record(tmp_path), [coin])
+    assert list(failure.tests) == ["test_calc.py::test_coin"]
