@@ -37,6 +37,14 @@ class DivergenceError(SrlSweError, ArithmeticError):
     """Training produced a number that is not finite; the last checkpoint is untouched."""
 
 
+class NoSignalError(SrlSweError, RuntimeError):
+    """No group has carried signal for many iterations; the last state is saved."""
+
+
+class MemoryExhaustedError(SrlSweError, MemoryError):
+    """The machine's or the accelerator's memory does not hold what was asked for; the message names the options."""
+
+
 class SamplerError(SrlSweError, RuntimeError):
     """The sampling engine failed; no rollout was recorded."""
 

@@ -1,16 +1,18 @@
 """`srl-swe train`: SFT and SRL on a compiled set of step examples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import tyro
 
+from srl_swe.cli.recipes import expand_recipe
 from srl_swe.curation.pivots import PivotRule, select_pivots
 from srl_swe.curation.profile_file import Profile, fingerprint_model, read_profile
 from srl_swe.errors import ConfigError
 from srl_swe.prompts import PromptLimits
 from srl_swe.training.config import TrainConfig
+from srl_swe.training.termination import Terminated, Termination
 from srl_swe.trajectories.store import read_manifest, read_steps
 from srl_swe.types import StepExample
 
@@ -23,6 +25,8 @@ class TrainCommand:
     ordinary model folders. The same command goes on where it stopped, bit for bit on a CPU.
     """
 
+    recipe: Path | None = None
+    """TOML file with options, for example recipes/cpu-smoke.toml; what is given beside it wins."""
     train: tyro.conf.OmitArgPrefixes[TrainConfig]
     prompts: tyro.conf.OmitArgPrefixes[PromptLimits] = field(default_factory=PromptLimits)
     profile: Path | None = None
@@ -36,13 +40,25 @@ class TrainCommand:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
-    command = tyro.cli(TrainCommand, prog="srl-swe train", args=list(arguments))
+    groups = (TrainConfig, PromptLimits, PivotRule)
+    known = {"profile", *(option.name for group in groups for option in fields(group))}
+    command = tyro.cli(TrainCommand, prog="srl-swe train", args=expand_recipe(arguments, known=known))
     if not command.train.data:
         raise ConfigError("say what to train on: --data FOLDER, written by `srl-swe data compile`")
-    steps = Path(command.train.data)
+    try:
+        with Termination() as termination:
+            _train(command, Path(command.train.data), termination)
+    except Terminated:
+        # Before the first iteration or after the last.
+        print("stopped by SIGTERM while there was nothing to save; the same command goes on")
+    return 0
+
+
+def _train(command: TrainCommand, steps: Path, termination: Termination) -> None:
     train_examples: Sequence[StepExample] = list(read_steps(steps, "train"))
     validation_examples = list(read_steps(steps, "validation"))
-    history = read_manifest(steps).get("history")
+    manifest = read_manifest(steps)
+    history = manifest.get("history")
     if history is not None and history != command.prompts.history:
         print(f"note: {steps} was compiled by the paper's rules, which show {history} pairs; give --history {history}")
     selection: Mapping[str, object] = {}
@@ -52,15 +68,25 @@ def run(arguments: Sequence[str]) -> int:
     from srl_swe.software_engineering import software_engineering
     from srl_swe.training.trainer import train
 
-    domain = software_engineering(command.prompts)
-    result = train(command.train, train_examples, validation_examples, domain, selection=selection)
+    result = train(
+        command.train,
+        train_examples,
+        validation_examples,
+        software_engineering(command.prompts),
+        selection={**selection, "content_hash": manifest["content_hash"]},
+        termination=termination,
+    )
+    if result.ending == "terminated":
+        print(f"stopped by SIGTERM after iteration {result.iterations}; the same command goes on")
+        return
+    if result.ending == "patience":
+        print(f"ended after iteration {result.iterations}: {command.train.patience} validations without a better one")
     if result.initial_reward is not None and result.best_reward is not None:
         print(
             f"held-out mean reward: {result.initial_reward:.4f} before, {result.best_reward:.4f} at best "
             f"(iteration {result.best_iteration} of {result.iterations})"
         )
     print(f"models: {result.best_model or result.last_model} (best), {result.last_model} (last)")
-    return 0
 
 
 def _select(

@@ -22,10 +22,10 @@ def population_std(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
 
 
-def group_advantages(rewards_G: Sequence[float]) -> list[float]:
-    """Return (reward - mean) / population std for each rollout of a group.
+def group_advantages(rewards_G: Sequence[float], *, divide_by_std: bool = True) -> list[float]:
+    """Return (reward - mean) / population std for each rollout of a group, or just reward - mean (Dr. GRPO).
 
-    Example: [1, 0, 0, -1] has mean 0 and std sqrt(1/2), so the result is [sqrt 2, 0, 0, -sqrt 2].
+    Example: [1, 0, 0, -1] has mean 0 and std sqrt(1/2), so the result is [sqrt 2, 0, 0, -sqrt 2], or [1, 0, 0, -1].
 
     Raises:
         ValueError: the rewards do not vary at all; such a group must not reach training.
@@ -34,7 +34,7 @@ def group_advantages(rewards_G: Sequence[float]) -> list[float]:
     if std == 0.0:
         raise ValueError(f"advantages need rewards that vary, found {list(rewards_G)}")
     mean = math.fsum(rewards_G) / len(rewards_G)
-    return [(reward - mean) / std for reward in rewards_G]
+    return [(reward - mean) / (std if divide_by_std else 1.0) for reward in rewards_G]
 
 
 def group_signal(group: Group, *, min_reward_std: float) -> Signal:

@@ -8,6 +8,7 @@ from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Domain
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row
+from srl_swe.training.refill import RefillState
 from srl_swe.types import StepExample
 
 
@@ -23,6 +24,14 @@ class Batch:
     drawn: int
     """Draws from the data order used up for it."""
     metrics: Mapping[str, float]
+    example_ids: tuple[str, ...] = ()
+    """One per row."""
+    sampling_logprobs: tuple[tuple[float, ...], ...] | None = None
+    """One per completion token of each row; None for SFT."""
+    counted: tuple[bool, ...] | None = None
+    """One per row: false where its tokens have no part in the loss. None = all have."""
+    refill: RefillState | None = None
+    """What the next iteration knows of this one's groups; None for SFT."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ Tensors are safetensors, the rest JSON; nothing is pickled.
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from srl_swe.errors import CheckpointError
 from srl_swe.files import write_atomically
 from srl_swe.training.domain import OPTIONS_FILE, Domain
 from srl_swe.training.policy import Policy
+from srl_swe.training.refill import FIRST_STATE, RefillState
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "trainer_optimizer.safetensors"
@@ -43,6 +44,13 @@ class TrainState:
     """Sampled (or, for SFT, imitated) since the start."""
     tree_tokens: int = 0
     """Passed through training since the start."""
+    validations_without_gain: int = 0
+    """In a row, up to the last."""
+    flat_iterations: int = 0
+    """Iterations in a row without signal, up to the last."""
+    refill: RefillState = FIRST_STATE
+    pending: Mapping[str, float] | None = field(default_factory=dict)
+    """Metrics of an iteration whose end (validation, line of metrics) is still to come; None = it is over."""
 
 
 def save_checkpoint(
@@ -96,8 +104,9 @@ def load_state(folder: Path) -> TrainState:
         CheckpointError: the file is missing or damaged.
     """
     try:
-        return TrainState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        record = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        return TrainState(**{**record, "refill": RefillState.from_json(record["refill"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{folder / STATE_FILE} cannot be read: {error}. Remove {folder} to go back one."
         ) from error

@@ -12,6 +12,7 @@ from typing import Literal
 
 from srl_swe.errors import ConfigError
 
+Loss = Literal["grpo", "dapo", "dr_grpo", "gspo"]
 Method = Literal["sft", "srl"]
 Schedule = Literal["constant", "cosine"]
 
@@ -35,6 +36,11 @@ PAPER_RECIPES: Mapping[Method, Recipe] = MappingProxyType(
 )
 """The paper's table of hyper-parameters."""
 
+CLIP_RANGES: Mapping[Loss, tuple[float, float]] = MappingProxyType(
+    {"grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "dr_grpo": (0.2, 0.2), "gspo": (3e-4, 4e-4)}
+)
+"""How far below and above 1 the ratio may go, as each loss was published (grpo: PPO's)."""
+
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         "data",
@@ -43,13 +49,15 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "device",
         "threads",
         "trackers",
+        "patience",
+        "max_flat_iterations",
         "checkpoint_every",
         "keep_checkpoints",
         "cached_tokens",
         "concurrent_rollouts",
     }
 )
-"""Options that do not decide what is learned (the last digits may move with device, threads and batch sizes)."""
+"""Options that do not decide what an iteration learns (last digits may move with device, threads, batch sizes)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +96,33 @@ class TrainConfig:
     """Size of a group (the paper: 8)."""
     temperature: float = 1.0
     """Sampling temperature (the paper: 1.0)."""
-    clip_range: float = 0.2
-    """The ratio is clipped at 1 ± this (not in the paper; 0.2 is PPO's)."""
+    loss: Loss = "grpo"
+    """grpo: the paper's, mean over rollouts of the token mean. dapo: mean over all tokens. dr_grpo: sum over a constant
+    length, advantages not divided by the std. gspo: ratio and clip per sequence."""
+    clip_range: float | None = None
+    """The ratio is clipped below 1 - this (not in the paper; default 0.2, PPO's, and for gspo 3e-4)."""
+    clip_range_high: float | None = None
+    """The ratio is clipped above 1 + this; by default clip-range where that is given, else as the loss was published
+    (0.2; dapo 0.28; gspo 4e-4)."""
+    kl_coef: float = 0.0
+    """Weight of the KL divergence to the frozen starting model (the paper: 0). Above 0 a second copy of the model is
+    held in memory: 2 bytes per parameter in bfloat16, 4 in float32."""
+    mask_overlong: bool = False
+    """Rollouts that hit max-completion-tokens count in their group's mean and std, but not in the loss (DAPO's overlong
+    filtering)."""
     min_reward_std: float = 1e-4
     """A group is trained on when the population std of its rewards exceeds this (ε_std; not in the paper)."""
     max_refills: int = 4
-    """How often groups without signal are replaced in one iteration before it goes on with what there is."""
+    """How often groups without signal are replaced in one iteration before it goes on with what there is; at most
+    prompts-per-iteration * (1 + this) groups are sampled."""
+    max_oversampling: float = 4.0
+    """A round samples more prompts than it needs, by the share of groups kept lately, up to this factor. 1 = never."""
+    skip_after_flat: int = 2
+    """A step whose groups were flat so often in a row is passed over. 0 = never."""
+    skip_epochs: int = 2
+    """How often such a step is passed over before it is sampled again."""
+    max_flat_iterations: int = 10
+    """The run ends with an error after so many iterations in a row in which no group carried signal."""
     updates_per_iteration: int = 1
     """Optimizer updates an iteration's groups are split into (not in the paper)."""
 
@@ -123,6 +152,8 @@ class TrainConfig:
     """Held-out step examples per validation, drawn once by the seed (the paper: 650 steps)."""
     validation_temperature: float = 0.0
     """0 = greedy."""
+    patience: int | None = None
+    """The run ends after so many validations in a row without a better one. None = never."""
     checkpoint_every: int = 10
     """Iterations between checkpoints; there is one at the end too."""
     keep_checkpoints: int = 2
@@ -143,6 +174,9 @@ class TrainConfig:
             ("validate_every", self.validate_every),
             ("checkpoint_every", self.checkpoint_every),
             ("keep_checkpoints", self.keep_checkpoints),
+            ("skip_epochs", self.skip_epochs),
+            ("max_flat_iterations", self.max_flat_iterations),
+            ("patience", self.patience),
         )
         for name, count in positive:
             _require(count is None or count >= 1, name, count, "an integer of at least 1")
@@ -162,9 +196,12 @@ class TrainConfig:
         enough = self.rollouts_per_prompt >= 2
         _require(enough, "rollouts_per_prompt", self.rollouts_per_prompt, "an integer of at least 2")
         _require(0 < self.temperature <= 10, "temperature", self.temperature, "a number in (0, 10]")
-        _require(0 < self.clip_range < 1, "clip_range", self.clip_range, "a number in (0, 1)")
+        self._check_loss()
         _require(0 < self.min_reward_std < 1, "min_reward_std", self.min_reward_std, "a number in (0, 1)")
         _require(self.max_refills >= 0, "max_refills", self.max_refills, "an integer of at least 0")
+        factor = self.max_oversampling
+        _require(1 <= factor <= 100, "max_oversampling", factor, "a number in [1, 100]")
+        _require(self.skip_after_flat >= 0, "skip_after_flat", self.skip_after_flat, "an integer of at least 0")
         _require(self.validation_examples >= 0, "validation_examples", self.validation_examples, "at least 0")
         heat = self.validation_temperature
         _require(0 <= heat <= 10, "validation_temperature", heat, "a number in [0, 10]")
@@ -177,6 +214,23 @@ class TrainConfig:
         least = self.rollouts_per_prompt
         expected = f"at least rollouts_per_prompt = {least}"
         _require(self.concurrent_rollouts >= least, "concurrent_rollouts", self.concurrent_rollouts, expected)
+
+    def _check_loss(self) -> None:
+        _require(self.loss in CLIP_RANGES, "loss", self.loss, ", ".join(CLIP_RANGES))
+        low, high = self.clip_range, self.clip_range_high
+        _require(low is None or 0 < low < 1, "clip_range", low, "a number in (0, 1)")
+        _require(high is None or 0 < high < 100, "clip_range_high", high, "a number in (0, 100)")
+        _require(0 <= self.kl_coef < 100, "kl_coef", self.kl_coef, "a number in [0, 100)")
+        for name, value in (("kl_coef", self.kl_coef), ("mask_overlong", self.mask_overlong)):
+            _require(not value or self.method == "srl", name, value, "left out for sft, which samples nothing")
+
+    @property
+    def clip_ranges(self) -> tuple[float, float]:
+        """Return how far below and above 1 the ratio may go."""
+        low, high = CLIP_RANGES[self.loss]
+        if self.clip_range is not None:
+            low = high = self.clip_range
+        return low, high if self.clip_range_high is None else self.clip_range_high
 
     @property
     def recipe(self) -> Recipe:
@@ -212,6 +266,8 @@ class TrainConfig:
     def as_json(self) -> dict[str, object]:
         """Return the resolved options, ready for json.dump."""
         resolved: dict[str, object] = asdict(self) | asdict(self.recipe)
+        low, high = self.clip_ranges
+        resolved |= {"clip_range": low, "clip_range_high": high}
         return resolved | {"output": str(self.output), "trackers": list(self.trackers)}
 
 

@@ -6,7 +6,7 @@ T = tokens of a pack, N = nodes with a target, H = hidden size, V = vocabulary.
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,21 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from srl_swe.errors import ModelError
+from srl_swe.training.chat_template import (
+    check_vocabulary,
+    find_end_of_turn,
+    render_chat,
+    split_generation_prompt,
+    without_answer_start,
+)
 from srl_swe.training.prefix_tree import AttentionBlock, Pack, Row, build_pack
 from srl_swe.types import Message
 
 LOGIT_CHUNK = 1024
 """Nodes whose logits exist at once: 1,024 x 49,152 float32 are 200 MB."""
+
+Head = Callable[[Tensor, Tensor, float], tuple[Tensor, ...]]
+"""(hidden states, tokens, temperature) -> numbers per target node."""
 
 ATTENTION_NAME = "srl_swe_tree"
 UNUSED_MASK = torch.zeros(1, 1, 1, 1)
@@ -69,7 +79,10 @@ class Policy:
         self.model = model
         self.tokenizer = tokenizer
         self.compute_dtype = compute_dtype
-        self.end_of_turn_id = _end_of_turn_id(tokenizer, source)
+        self._source = source
+        check_vocabulary(model, tokenizer, source)
+        self.end_of_turn_id = find_end_of_turn(tokenizer, source)
+        _, self.answer_start = split_generation_prompt(self._render([{"role": "user", "content": "a"}]))
         self.stop_ids = frozenset({self.end_of_turn_id, *_eos_ids(model, tokenizer)})
         model.config._attn_implementation = ATTENTION_NAME
         model.eval()
@@ -133,28 +146,56 @@ class Policy:
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
 
+    def freeze(self) -> None:
+        """Make it a reference policy: no gradients, weights in the compute dtype."""
+        self.model.to(self.compute_dtype).requires_grad_(False)
+
     def encode_prompt(self, messages: list[Message]) -> list[int]:
-        """Return the prompt's token ids, up to where the assistant begins to write."""
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Return the prompt's token ids, up to where the assistant begins to write, the template's own start included.
+
+        Raises:
+            ModelError: the chat template refuses the messages.
+        """
+        text, _ = split_generation_prompt(self._render(messages))
+        ids: list[int] = self.tokenizer(text + self.answer_start, add_special_tokens=False)["input_ids"]
         return ids
 
     def encode_completion(self, text: str) -> list[int]:
-        """Return the token ids of a completion, the end of turn included."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Return the token ids of a completion, the end of turn included and what the prompt already holds left out.
+
+        Raises:
+            ModelError: the prompt begins every answer in a way that this text does not begin.
+        """
+        ids: list[int] = self.tokenizer(without_answer_start(text, self.answer_start), add_special_tokens=False)[
+            "input_ids"
+        ]
         return [*ids, self.end_of_turn_id]
 
     def decode_completion(self, ids: list[int]) -> str:
-        """Return a completion's text without its stop token; other special tokens stay visible."""
+        """Return the whole answer: the start that the template wrote, and the completion without its stop token.
+
+        Other special tokens stay visible.
+        """
         body = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
         text: str = self.tokenizer.decode(body, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+        return self.answer_start + text
+
+    def _render(self, messages: list[Message]) -> str:
+        return render_chat(self.tokenizer, messages, self._source, add_generation_prompt=True)
 
     def logprobs(self, pack: Pack, *, temperature: float = 1.0) -> Tensor:
         """Return the log-probability of each target node given its ancestors: shape [N], float32.
 
         Logits are computed for target nodes only, in chunks that are recomputed in the backward pass.
         """
+        return self._over_targets(pack, self._token_logprobs, temperature)[0]
+
+    def logprobs_and_entropies(self, pack: Pack, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return `logprobs`, and the entropy in nats of the distribution that each target was one draw of, detached."""
+        logprobs_N, entropies_N = self._over_targets(pack, self._token_logprobs_and_entropies, temperature)
+        return logprobs_N, entropies_N
+
+    def _over_targets(self, pack: Pack, head: Head, temperature: float) -> list[Tensor]:
         pack = pack.to(self.device)
         blocks = [(block, self._bias(block)) for block in pack.attention_blocks()]
         with torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
@@ -170,13 +211,12 @@ class Policy:
             tokens_N = pack.token_ids_T[pack.target_nodes_N]
             chunks = zip(torch.split(hidden_NH, LOGIT_CHUNK), torch.split(tokens_N, LOGIT_CHUNK), strict=True)
             if len(tokens_N) <= LOGIT_CHUNK:
-                parts = [self._token_logprobs(hidden, tokens, temperature) for hidden, tokens in chunks]
+                parts = [head(hidden, tokens, temperature) for hidden, tokens in chunks]
             else:
                 parts = [
-                    checkpoint(self._token_logprobs, hidden, tokens, temperature, use_reentrant=False)
-                    for hidden, tokens in chunks
+                    checkpoint(head, hidden, tokens, temperature, use_reentrant=False) for hidden, tokens in chunks
                 ]
-        return torch.cat(parts)
+        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def copy_model(self) -> Any:
         """Return an independent copy of the model in the compute dtype, for a sampler."""
@@ -190,11 +230,23 @@ class Policy:
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def _token_logprobs(self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float) -> Tensor:
+    def _token_logprobs(self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float) -> tuple[Tensor]:
+        return (self._head(hidden_NH, tokens_N, temperature)[0],)
+
+    def _token_logprobs_and_entropies(
+        self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        logprobs_N, logits_NV = self._head(hidden_NH, tokens_N, temperature)
+        # Last, so that recomputing a chunk for the backward pass stops before it.
+        with torch.no_grad():
+            distribution_NV = logits_NV.log_softmax(-1)
+            return logprobs_N, -(distribution_NV.exp() * distribution_NV).sum(-1)
+
+    def _head(self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         logits_NV = self.model.get_output_embeddings()(hidden_NH).float()
         if temperature != 1.0:
             logits_NV = logits_NV / temperature
-        return -functional.cross_entropy(logits_NV, tokens_N, reduction="none")
+        return -functional.cross_entropy(logits_NV, tokens_N, reduction="none"), logits_NV
 
     def _bias(self, block: AttentionBlock) -> Tensor:
         """Return the block's additive mask, once for each query head that shares a key-value head: [R * Q, K].
@@ -243,19 +295,6 @@ def _check_folder(folder: Path) -> None:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
-
-
-def _end_of_turn_id(tokenizer: Any, source: str) -> int:
-    """Find the token that the chat template writes after an assistant's message."""
-    mark = "xyzzy"
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    tail = tokenizer(text[text.rindex(mark) + len(mark) :], add_special_tokens=False)["input_ids"]
-    if tail and int(tail[0]) in tokenizer.added_tokens_decoder:
-        return int(tail[0])
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer in {source} has neither an end-of-turn token in its template nor an eos token")
-    return int(tokenizer.eos_token_id)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> set[int]:

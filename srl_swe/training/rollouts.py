@@ -4,17 +4,18 @@ Leaves out the sampling engine and the update.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from srl_swe.errors import MalformedCompletionError
 from srl_swe.rewards import MALFORMED_REWARD
-from srl_swe.training.advantages import SignalCounts, group_advantages
+from srl_swe.training.advantages import SignalCounts, group_advantages, group_signal
 from srl_swe.training.batches import Batch
 from srl_swe.training.config import TrainConfig
-from srl_swe.training.data_order import draw_indices
 from srl_swe.training.domain import Domain
+from srl_swe.training.faults import memory_explained
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row
+from srl_swe.training.refill import FIRST_STATE, RefillState, choose_steps, note_iteration, note_signals, round_size
 from srl_swe.training.samplers import SampledCompletion, Sampler, mix_seed
 from srl_swe.types import Group, Rollout, StepExample
 
@@ -26,18 +27,23 @@ def score_completion(text: str, example: StepExample, domain: Domain) -> tuple[f
     try:
         completion = domain.parse(text)
     except MalformedCompletionError:
-        return MALFORMED_REWARD, {"similarity": 0.0, "well_formed": 0.0}
+        return _malformed()
     similarity = domain.score(completion.action, example.expert_action)
     return similarity, {"similarity": similarity, "well_formed": 1.0}
+
+
+def _malformed() -> tuple[float, dict[str, float]]:
+    return MALFORMED_REWARD, {"similarity": 0.0, "well_formed": 0.0}
 
 
 def make_group(
     example: StepExample, prompt_ids: Sequence[int], completions: Sequence[SampledCompletion], domain: Domain
 ) -> Group:
-    """Score the completions of one prompt."""
+    """Score the completions of one prompt. One that was cut off at the length limit never ended: it is malformed."""
     rollouts = []
     for completion in completions:
-        reward, parts = score_completion(completion.text, example, domain)
+        ended = completion.stop_reason == "stop"
+        reward, parts = score_completion(completion.text, example, domain) if ended else _malformed()
         rollouts.append(
             Rollout(
                 prompt_ids=tuple(prompt_ids),
@@ -65,14 +71,21 @@ def sample_groups(
     on_prompt_done: Callable[[], None] | None = None,
 ) -> list[Group]:
     """Sample and score one group for each step example and its prompt; `seed` as the sampler reads it."""
-    completions = sampler.sample(
-        prompts,
-        num_rollouts=num_rollouts,
-        max_completion_tokens=max_completion_tokens,
-        temperature=temperature,
-        seed=seed,
-        on_prompt_done=on_prompt_done,
-    )
+    sizes = {
+        "prompts": len(prompts),
+        "tokens of the longest prompt": max(map(len, prompts), default=0),
+        "rollouts per prompt": num_rollouts,
+        "max_completion_tokens": max_completion_tokens,
+    }
+    with memory_explained("sampling", sizes, advice="lower --cached-tokens and --concurrent-rollouts"):
+        completions = sampler.sample(
+            prompts,
+            num_rollouts=num_rollouts,
+            max_completion_tokens=max_completion_tokens,
+            temperature=temperature,
+            seed=seed,
+            on_prompt_done=on_prompt_done,
+        )
     return [make_group(*item, domain) for item in zip(examples, prompts, completions, strict=True)]
 
 
@@ -86,57 +99,147 @@ def collect_groups(
     config: TrainConfig,
     on_sampling: Callable[[int], None],
     on_prompt_done: Callable[[], None],
+    refill: RefillState = FIRST_STATE,
 ) -> Batch:
     """Sample until `prompts_per_iteration` groups carry signal, or the refills are used up.
 
     `on_sampling` is told how many prompts a round has, `on_prompt_done` when one of them is through.
     """
     wanted = config.recipe.prompts_per_iteration
+    budget = wanted * (1 + config.max_refills)
     counts = SignalCounts()
-    kept: list[Group] = []
+    kept: list[tuple[int, Group]] = []
     sampled: list[Group] = []
-    start = drawn
-    rounds = 0
-    while len(kept) < wanted and rounds <= config.max_refills:
-        count = wanted - len(kept)
-        chosen = [examples[i] for i in draw_indices(len(examples), drawn=drawn, count=count, seed=config.seed)]
-        prompts = [policy.encode_prompt(domain.render(example)) for example in chosen]
+    start, rounds, passed_over, keep_rate = drawn, 0, 0, refill.keep_rate
+    while len(kept) < wanted and rounds <= config.max_refills and len(sampled) < budget:
+        count = round_size(
+            wanted - len(kept),
+            keep_rate=keep_rate,
+            max_oversampling=config.max_oversampling,
+            budget=budget - len(sampled),
+        )
+        seed = mix_seed(config.seed, refill.num_sampled)
+        choice = choose_steps(refill, len(examples), drawn=drawn, count=count, seed=config.seed)
         on_sampling(count)
-        groups = sample_groups(
-            chosen,
-            prompts,
-            num_rollouts=config.rollouts_per_prompt,
-            max_completion_tokens=config.max_completion_tokens,
-            temperature=config.temperature,
-            seed=mix_seed(config.seed, drawn),
-            sampler=sampler,
-            domain=domain,
-            on_prompt_done=on_prompt_done,
+        groups = _sample_round(
+            [examples[i] for i in choice.indices], seed, policy, sampler, domain, config, on_prompt_done
         )
-        kept += [group for group in groups if counts.add(group, min_reward_std=config.min_reward_std) == "kept"]
+        signals = [counts.add(group, min_reward_std=config.min_reward_std) for group in groups]
+        refill = note_signals(
+            choice.state,
+            choice.indices,
+            signals,
+            skip_after_flat=config.skip_after_flat,
+            skip_epochs=config.skip_epochs,
+        )
+        found = zip(choice.indices, groups, signals, strict=True)
+        kept += [(index, group) for index, group, signal in found if signal == "kept"]
         sampled += groups
-        drawn += count
+        drawn += choice.drawn
+        passed_over += choice.passed_over
         rounds += 1
-    if not kept:
-        logger.warning(
-            "no group carried signal in %d tries (%d flat, %d all malformed): this iteration makes no update. Where "
-            "most are malformed, warm up by SFT first.",
-            len(sampled),
-            counts.flat,
-            counts.all_malformed,
-        )
-    return Batch(
-        rows=tuple(Row(prompt_ids=r.prompt_ids, completion_ids=r.completion_ids) for g in kept for r in g.rollouts),
-        advantages=tuple(a for group in kept for a in group_advantages([r.reward for r in group.rollouts])),
-        rows_per_group=config.rollouts_per_prompt,
-        drawn=drawn - start,
-        metrics=counts.metrics() | _sampling_metrics(sampled) | {"groups/refills": rounds - 1},
+    surplus = kept[wanted:]
+    refill = note_iteration(
+        refill, num_kept=len(kept), num_sampled=len(sampled), surplus=[index for index, _ in surplus]
     )
+    if not kept:
+        _warn_of_no_signal(counts, len(sampled))
+    trained = [group for _, group in kept[:wanted]]
+    metrics = counts.metrics() | _sampling_metrics(sampled)
+    metrics |= _account(sampled, trained, [group for _, group in surplus], config)
+    metrics |= {"groups/refills": rounds - 1, "groups/passed_over": passed_over, "groups/keep_rate": refill.keep_rate}
+    return _batch_of(trained, config, drawn=drawn - start, metrics=metrics, refill=refill)
+
+
+def _sample_round(
+    chosen: Sequence[StepExample],
+    seed: int,
+    policy: Policy,
+    sampler: Sampler,
+    domain: Domain,
+    config: TrainConfig,
+    on_prompt_done: Callable[[], None],
+) -> list[Group]:
+    return sample_groups(
+        chosen,
+        [policy.encode_prompt(domain.render(example)) for example in chosen],
+        num_rollouts=config.rollouts_per_prompt,
+        max_completion_tokens=config.max_completion_tokens,
+        temperature=config.temperature,
+        seed=seed,
+        sampler=sampler,
+        domain=domain,
+        on_prompt_done=on_prompt_done,
+    )
+
+
+def _warn_of_no_signal(counts: SignalCounts, num_sampled: int) -> None:
+    logger.warning(
+        "no group carried signal in %d tries (%d flat, %d all malformed): this iteration makes no update. Where "
+        "most are malformed, warm up by SFT first.",
+        num_sampled,
+        counts.flat,
+        counts.all_malformed,
+    )
+
+
+def _batch_of(
+    groups: Sequence[Group], config: TrainConfig, *, drawn: int, metrics: Mapping[str, float], refill: RefillState
+) -> Batch:
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    divide = config.loss != "dr_grpo"
+    rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]
+    return Batch(
+        rows=tuple(Row(prompt_ids=r.prompt_ids, completion_ids=r.completion_ids) for r in rollouts),
+        advantages=tuple(a for rewards_G in rewards for a in group_advantages(rewards_G, divide_by_std=divide)),
+        rows_per_group=config.rollouts_per_prompt,
+        drawn=drawn,
+        metrics=metrics,
+        example_ids=tuple(group.example_id for group in groups for _ in group.rollouts),
+        sampling_logprobs=tuple(rollout.sampling_logprobs for rollout in rollouts),
+        counted=tuple(_counts_in_loss(rollout, config) for rollout in rollouts),
+        refill=refill,
+    )
+
+
+def _counts_in_loss(rollout: Rollout, config: TrainConfig) -> bool:
+    return not (config.mask_overlong and rollout.stop_reason == "length")
+
+
+def _account(
+    sampled: Sequence[Group], trained: Sequence[Group], surplus: Sequence[Group], config: TrainConfig
+) -> dict[str, float]:
+    """Say where every rollout and completion token went: sampled = trained + masked + surplus + without signal.
+
+    The last is flat or all malformed, told apart. `rollouts/malformed` and `rollouts/length_stop` are over everything
+    sampled, whatever became of the group.
+    """
+    rest = [group for group in sampled if group_signal(group, min_reward_std=config.min_reward_std) == "flat"]
+    kept_or_flat = {id(group) for group in (*trained, *surplus, *rest)}
+    in_batch = [rollout for group in trained for rollout in group.rollouts]
+    parts = {
+        "sampled": _rollouts(sampled),
+        "trained": [rollout for rollout in in_batch if _counts_in_loss(rollout, config)],
+        "masked": [rollout for rollout in in_batch if not _counts_in_loss(rollout, config)],
+        "surplus": _rollouts(surplus),
+        "flat": _rollouts(rest),
+        "all_malformed": _rollouts([group for group in sampled if id(group) not in kept_or_flat]),
+        "malformed": [rollout for rollout in _rollouts(sampled) if not rollout.reward_parts["well_formed"]],
+        "length_stop": [rollout for rollout in _rollouts(sampled) if rollout.stop_reason == "length"],
+    }
+    metrics: dict[str, float] = {f"rollouts/{name}": len(rollouts) for name, rollouts in parts.items()}
+    for name, rollouts in parts.items():
+        metrics[f"rollout_tokens/{name}"] = sum(len(rollout.completion_ids) for rollout in rollouts)
+    return metrics
+
+
+def _rollouts(groups: Sequence[Group]) -> list[Rollout]:
+    return [rollout for group in groups for rollout in group.rollouts]
 
 
 def _sampling_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Return means over everything sampled, kept or not."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rollouts = _rollouts(groups)
     well_formed = [rollout for rollout in rollouts if rollout.reward_parts["well_formed"]]
     similarity = sum(rollout.reward_parts["similarity"] for rollout in well_formed)
     completion_tokens = sum(len(rollout.completion_ids) for rollout in rollouts)

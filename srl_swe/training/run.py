@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from srl_swe.training.checkpoint import (
 from srl_swe.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
 from srl_swe.training.data_order import choose_subset, fingerprint
 from srl_swe.training.domain import Domain
+from srl_swe.training.faults import memory_explained
 from srl_swe.training.metrics import METRICS_FILE, MetricsLog, RunDisplay, tracker_config
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import Sampler, TransformersSampler
@@ -35,7 +37,7 @@ from srl_swe.types import StepExample
 
 @dataclass(kw_only=True, slots=True)
 class Run:
-    """Everything the loop works on; only `state` changes."""
+    """Everything the loop works on; only `state` and `saved` change."""
 
     config: TrainConfig
     domain: Domain
@@ -44,11 +46,15 @@ class Run:
     num_iterations: int
     accelerator: Any
     policy: Policy
+    reference: Policy | None
+    """What the policy is held to; None where `kl_coef` is 0."""
     optimizer: torch.optim.Optimizer
     sampler: Sampler
     log: MetricsLog
     display: RunDisplay
     state: TrainState
+    saved: TrainState | None
+    """The state of the newest checkpoint."""
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Write the metrics of the iteration that `state` has reached."""
@@ -90,7 +96,12 @@ def open_run(
     _claim_output(config, {**config.as_json(), **selection, **made_of})
     accelerator = _make_accelerator(config)
     try:
-        policy, optimizer, state = _load(config, accelerator)
+        with memory_explained("loading", {"model": config.model, "dtype": config.dtype}, advice="leave out --kl-coef"):
+            policy, optimizer, state = _load(config, accelerator)
+            reference = _load_reference(config, policy)
+            sampler = TransformersSampler(
+                policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
+            )
         with RunDisplay() as display:
             usable = _select(train_examples, config.method == "sft", policy, domain, config, display)
             # What is too long is no candidate, so that the number asked for is reached where it can be.
@@ -108,16 +119,16 @@ def open_run(
                     num_iterations=num_iterations,
                     accelerator=accelerator,
                     policy=policy,
+                    reference=reference,
                     optimizer=optimizer,
-                    sampler=TransformersSampler(
-                        policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
-                    ),
-                    log=MetricsLog(config.output / METRICS_FILE, last_iteration=state.iteration or -1),
+                    sampler=sampler,
+                    log=MetricsLog(config.output / METRICS_FILE, last_iteration=_reported(state)),
                     display=display,
                     state=state,
+                    saved=state if newest_checkpoint(config.output) else None,
                 )
             except KeyboardInterrupt:
-                display.note(_how_to_resume(config))
+                display.note(f"stopped; {how_to_resume(config)}")
                 raise
     finally:
         accelerator.end_training()
@@ -155,6 +166,20 @@ def _load(config: TrainConfig, accelerator: Any) -> tuple[Policy, torch.optim.Op
         return policy, optimizer, TrainState()
     load_optimizer(found, policy, optimizer)
     return policy, optimizer, load_state(found)
+
+
+def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:
+    """Load the model that the run began from, also in a resumed run."""
+    if not config.kl_coef:
+        return None
+    reference = Policy.from_pretrained(config.model, compute_dtype=policy.compute_dtype, device=policy.device)
+    reference.freeze()
+    return reference
+
+
+def _reported(state: TrainState) -> int:
+    """Return the last iteration whose metrics belong into metrics.jsonl; -1 = none."""
+    return state.iteration if state.pending is None else state.iteration - 1
 
 
 def _select(
@@ -199,6 +224,8 @@ def _claim_output(config: TrainConfig, options: Mapping[str, object]) -> None:
             raise ConfigError(f"{path} is not JSON ({error}); choose another output folder") from error
         names = sorted((options.keys() | earlier.keys()) - MAY_CHANGE_ON_RESUME)
         differing = [name for name in names if earlier.get(name) != options.get(name)]
+        if (run / METRICS_FILE).exists():
+            _check_set(run, earlier.get("content_hash"), options.get("content_hash"))
         # A run that failed before its first line of metrics (a wrong model folder, say) left nothing to protect.
         if differing and (run / METRICS_FILE).exists():
             found = "; ".join(f"{name}: {earlier.get(name)!r} then, {options.get(name)!r} now" for name in differing)
@@ -210,7 +237,16 @@ def _claim_output(config: TrainConfig, options: Mapping[str, object]) -> None:
     write_record(path, json.dumps(options, indent=1) + "\n")
 
 
-def _how_to_resume(config: TrainConfig) -> str:
+def _check_set(run: Path, then: object, now: object) -> None:
+    if then and now and then != now:
+        raise ConfigError(
+            f"the set of step examples has changed since the run in {run} began: content_hash {then} then, {now} now. "
+            "Choose another output folder, or give the set that the run began with."
+        )
+
+
+def how_to_resume(config: TrainConfig) -> str:
+    """Say where the same command would go on."""
     kept = newest_checkpoint(config.output)
     where = f"after iteration {load_state(kept).iteration}" if kept else "from the start, as there is no checkpoint yet"
-    return f"stopped; run the same command again to go on {where}"
+    return f"run the same command again to go on {where}"

@@ -16,12 +16,20 @@ def collect_targets(
 ) -> Batch:
     """Return the next batch; the last one of an epoch is shorter, so that no example comes twice in an epoch."""
     count = min(config.recipe.prompts_per_iteration, len(examples) - drawn % len(examples))
+    chosen = [examples[i] for i in draw_indices(len(examples), drawn=drawn, count=count, seed=config.seed)]
     rows = tuple(
         Row(
-            prompt_ids=tuple(policy.encode_prompt(domain.render(examples[index]))),
-            completion_ids=tuple(target_ids(examples[index], policy, domain)),
+            prompt_ids=tuple(policy.encode_prompt(domain.render(example))),
+            completion_ids=tuple(target_ids(example, policy, domain)),
         )
-        for index in draw_indices(len(examples), drawn=drawn, count=count, seed=config.seed)
+        for example in chosen
     )
     metrics = {"batch/prompts": len(rows), "batch/completion_tokens": sum(len(row.completion_ids) for row in rows)}
-    return Batch(rows=rows, advantages=None, rows_per_group=1, drawn=count, metrics=metrics)
+    return Batch(
+        rows=rows,
+        advantages=None,
+        rows_per_group=1,
+        drawn=count,
+        metrics=metrics,
+        example_ids=tuple(example.example_id for example in chosen),
+    )

@@ -1,28 +1,37 @@
 """The training loop: collect a batch, update, validate, checkpoint. One process, one device.
 
-Leaves out how each of these is done. The same loop serves SFT and SRL; only what they collect differs.
+An iteration has two halves, between which a run may stop and go on: its update, and its end (validation, metrics,
+checkpoint). Iteration 0 has an end only. Leaves out how each of these is done. The same loop serves SFT and SRL; only
+what they collect differs.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
+from srl_swe.errors import NoSignalError
 from srl_swe.training.batches import Batch
 from srl_swe.training.checkpoint import TrainState, save_best, save_checkpoint
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Domain
+from srl_swe.training.faults import in_iteration
 from srl_swe.training.rollouts import collect_groups
-from srl_swe.training.run import Run, open_run
+from srl_swe.training.run import Run, how_to_resume, open_run
 from srl_swe.training.sft import collect_targets
+from srl_swe.training.termination import Terminated, Termination
 from srl_swe.training.update import update_policy
 from srl_swe.training.validation import validate
 from srl_swe.types import StepExample
 
+Ending = Literal["done", "patience", "flat", "terminated"]
+"""All iterations; validation stopped improving; no signal for long; SIGTERM."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
-    """What a finished run leaves."""
+    """What a run leaves."""
 
     output: Path
     iterations: int
@@ -33,6 +42,7 @@ class TrainResult:
     best_model: Path | None
     """Folder of the best model on validation."""
     last_model: Path
+    ending: Ending
 
 
 def train(
@@ -42,11 +52,12 @@ def train(
     domain: Domain,
     *,
     selection: Mapping[str, object] = MappingProxyType({}),
+    termination: Termination | None = None,
 ) -> TrainResult:
-    """Train, or continue the run that lies in `config.output`; return when all iterations are done.
+    """Train, or continue the run that lies in `config.output`; return when it has ended.
 
-    `selection` says by what rule the training examples were chosen, as JSON values: written down with the options,
-    and a resumed run must have the same.
+    `selection` says which set this is and by what rule the training examples were chosen, as JSON values: written down
+    with the options, and a resumed run must have the same. With an open `termination`, SIGTERM ends the run early.
 
     Raises:
         ConfigError: the output folder holds something else, or a run with other options or data.
@@ -54,40 +65,24 @@ def train(
         ModelError: the model folder lacks something.
         CheckpointError: a checkpoint cannot be written or read.
         DivergenceError: a loss or gradient is not finite.
+        NoSignalError: no group has carried signal for `max_flat_iterations` iterations.
+        MemoryExhaustedError: the memory does not hold the model, a pack or the sampler's cache.
         KeyboardInterrupt: stopped by the user; the same command continues from the last checkpoint.
     """
+    termination = termination or Termination()
     with open_run(config, train_examples, validation_examples, domain, selection=selection) as run:
-        if run.state.iteration == 0:
-            metrics = _validate(run)
-            run.report(metrics)
-        for iteration in range(run.state.iteration + 1, run.num_iterations + 1):
-            batch = _collect(run)
-            metrics = dict(batch.metrics)
-            if batch.rows:
-                with run.display.stage("training"):
-                    metrics |= update_policy(
-                        run.policy,
-                        batch,
-                        optimizer=run.optimizer,
-                        accelerator=run.accelerator,
-                        learning_rate=config.learning_rate_at(iteration, run.num_iterations),
-                        config=config,
-                    )
-            run.state = _advanced(run.state, batch, metrics)
-            last = iteration == run.num_iterations
-            if last or iteration % config.validate_every == 0:
-                metrics |= _validate(run)
-            run.report(metrics)
-            if last or iteration % config.checkpoint_every == 0:
-                save_checkpoint(
-                    config.output,
-                    run.state,
-                    policy=run.policy,
-                    domain=domain,
-                    optimizer=run.optimizer,
-                    keep=config.keep_checkpoints,
-                )
+        try:
+            ending = _loop(run, termination)
+        except Terminated:
+            ending = "terminated"
+            # Where an update had begun, the weights are of no iteration: the checkpoint on disk stands.
+            if not termination.held:
+                termination.hold()
+                _save(run)
+            run.display.note(f"SIGTERM: {how_to_resume(config)}")
         state = run.state
+    if ending == "flat":
+        raise NoSignalError(_no_signal(config, state))
     return TrainResult(
         output=config.output,
         iterations=state.iteration,
@@ -96,7 +91,78 @@ def train(
         best_iteration=state.best_iteration,
         best_model=config.output / "best" if state.best_iteration is not None else None,
         last_model=config.output / "last",
+        ending=ending,
     )
+
+
+def _loop(run: Run, termination: Termination) -> Ending:
+    while True:
+        if run.state.pending is not None:
+            _end_iteration(run, run.state.pending, termination)
+        ending = _ending(run.state, run)
+        if ending is not None:
+            return ending
+        _begin_iteration(run, termination)
+
+
+def _ending(state: TrainState, run: Run) -> Ending | None:
+    if state.iteration >= run.num_iterations:
+        return "done"
+    if run.config.patience is not None and state.validations_without_gain >= run.config.patience:
+        return "patience"
+    return "flat" if state.flat_iterations >= run.config.max_flat_iterations else None
+
+
+def _begin_iteration(run: Run, termination: Termination) -> None:
+    """Collect and update; the state then waits for its validation and its line of metrics."""
+    iteration = run.state.iteration + 1
+    batch = _collect(run)
+    metrics = dict(batch.metrics)
+    if batch.rows:
+        with run.display.stage("training"), in_iteration(iteration):
+            metrics |= update_policy(
+                run.policy,
+                batch,
+                optimizer=run.optimizer,
+                accelerator=run.accelerator,
+                learning_rate=run.config.learning_rate_at(iteration, run.num_iterations),
+                config=run.config,
+                reference=run.reference,
+                before_step=termination.hold,
+            )
+    termination.hold()
+    run.state = _advanced(run.state, batch, metrics)
+    termination.release()
+
+
+def _end_iteration(run: Run, metrics: Mapping[str, float], termination: Termination) -> None:
+    """Validate where it is time, report, and write a checkpoint where it is time."""
+    iteration = run.state.iteration
+    due = iteration % run.config.validate_every == 0 or _ending(run.state, run) is not None
+    validation = _validate(run) if due and run.validation_examples else {}
+    termination.hold()
+    if validation:
+        _keep_best(run, validation)
+    run.state = replace(run.state, pending=None)
+    run.report({**metrics, **validation})
+    last = _ending(run.state, run) is not None
+    if iteration and (last or iteration % run.config.checkpoint_every == 0):
+        _save(run)
+    termination.release()
+
+
+def _save(run: Run) -> None:
+    if run.saved == run.state:
+        return
+    save_checkpoint(
+        run.config.output,
+        run.state,
+        policy=run.policy,
+        domain=run.domain,
+        optimizer=run.optimizer,
+        keep=run.config.keep_checkpoints,
+    )
+    run.saved = run.state
 
 
 def _collect(run: Run) -> Batch:
@@ -115,6 +181,7 @@ def _collect(run: Run) -> Batch:
             config=run.config,
             on_sampling=run.display.expect,
             on_prompt_done=run.display.step,
+            refill=run.state.refill,
         )
 
 
@@ -126,16 +193,16 @@ def _advanced(state: TrainState, batch: Batch, metrics: dict[str, float]) -> Tra
         drawn=state.drawn + batch.drawn,
         completion_tokens=state.completion_tokens + int(completion_tokens),
         tree_tokens=state.tree_tokens + int(metrics.get("train/tree_tokens", 0)),
+        flat_iterations=0 if batch.rows else state.flat_iterations + 1,
+        refill=batch.refill or state.refill,
+        pending=metrics,
     )
 
 
 def _validate(run: Run) -> dict[str, float]:
-    """Validate, and keep the model where it is the best so far; empty without validation examples."""
-    if not run.validation_examples:
-        return {}
     with run.display.stage("validation", total=len(run.validation_examples)):
         run.sampler.update_weights(run.policy)
-        metrics = validate(
+        return validate(
             run.validation_examples,
             policy=run.policy,
             sampler=run.sampler,
@@ -143,10 +210,25 @@ def _validate(run: Run) -> dict[str, float]:
             config=run.config,
             on_prompt_done=run.display.step,
         )
+
+
+def _keep_best(run: Run, metrics: dict[str, float]) -> None:
+    """Remember a validation, and keep the model where it is the best so far."""
     reward = metrics["validation/reward"]
     if run.state.iteration == 0:
         run.state = replace(run.state, initial_reward=reward)
-    if run.state.best_reward is None or reward > run.state.best_reward:
-        run.state = replace(run.state, best_reward=reward, best_iteration=run.state.iteration)
-        save_best(run.config.output, run.state.iteration, metrics, policy=run.policy, domain=run.domain)
-    return metrics
+    if run.state.best_reward is not None and reward <= run.state.best_reward:
+        run.state = replace(run.state, validations_without_gain=run.state.validations_without_gain + 1)
+        return
+    run.state = replace(run.state, best_reward=reward, best_iteration=run.state.iteration, validations_without_gain=0)
+    save_best(run.config.output, run.state.iteration, metrics, policy=run.policy, domain=run.domain)
+
+
+def _no_signal(config: TrainConfig, state: TrainState) -> str:
+    return (
+        f"no group carried signal in the last {state.flat_iterations} iterations (up to {state.iteration}); the run is "
+        f"saved in {config.output / 'last'}. groups/flat and groups/all_malformed in metrics.jsonl say why. All "
+        "malformed: warm up by SFT, or raise --max-completion-tokens. Flat: raise --temperature or "
+        "--rollouts-per-prompt, or choose other steps with `srl-swe data profile`. To go on all the same, raise "
+        "--max-flat-iterations."
+    )

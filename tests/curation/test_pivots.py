@@ -12,7 +12,7 @@ from srl_swe.curation.pivots import QUANTILES, PivotRule, loss_of, select_pivots
 from srl_swe.curation.profile_file import StepProfile, fingerprint_model, read_profile
 from srl_swe.errors import ConfigError, DataError, ModelError
 from srl_swe.training.data_order import fingerprint
-from srl_swe.trajectories.store import PROFILE, read_steps, write_steps
+from srl_swe.trajectories.store import PROFILE, read_manifest, read_steps, write_steps
 from srl_swe.types import CompiledTrajectory, Step, Trajectory
 from tests.training.tiny import make_examples, make_model, make_tokenizer
 
@@ -195,6 +195,15 @@ def test_a_profile_of_another_set_or_part_is_refused(roomy_model: Path, tmp_path
     with pytest.raises(ConfigError, match="profiles part validation"):
         run_train(train_words(steps, roomy_model, tmp_path / "run", "--profile", str(path)))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_set_that_changed_under_its_run_is_refused_with_both_hashes(roomy_model: Path, tmp_path: Path) -> None:
+    steps = write_set(tmp_path / "steps")
+    assert run_train(train_words(steps, roomy_model, tmp_path / "run")) == 0
+    then = read_manifest(steps)["content_hash"]
+    now = read_manifest(write_set(steps, first=1))["content_hash"]
+    with pytest.raises(ConfigError, match=f"content_hash {then} then, {now} now"):
+        run_train(train_words(steps, roomy_model, tmp_path / "run"))
 
 
 def test_wrong_use_is_said_at_once(roomy_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

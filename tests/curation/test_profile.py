@@ -16,7 +16,7 @@ from srl_swe.curation.profile_file import StepProfile, fingerprint_model, open_p
 from srl_swe.errors import ConfigError, DataError, ModelError
 from srl_swe.training.domain import Domain
 from srl_swe.training.policy import Policy
-from srl_swe.training.rollouts import score_completion
+from srl_swe.training.rollouts import make_group
 from srl_swe.training.samplers import TransformersSampler
 from srl_swe.trajectories.store import PROFILE, read_steps, write_steps
 from srl_swe.types import CompiledTrajectory, StepExample, Trajectory
@@ -104,7 +104,8 @@ def test_rewards_are_what_sampler_and_reward_say(steps: Path, model: Path) -> No
             temperature=1.0,
             seed=[step_seed(0, example.example_id)],
         )
-        scored = [score_completion(completion.text, example, DOMAIN) for completion in completions]
+        group = make_group(example, prompt, completions, DOMAIN)
+        scored = [(rollout.reward, rollout.reward_parts) for rollout in group.rollouts]
         assert step.rewards == tuple(reward for reward, _ in scored)
         assert step.well_formed == sum(parts["well_formed"] for _, parts in scored)
     assert {step.well_formed for step in found.steps} > {0}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from srl_swe.training.config import TrainConfig
+from srl_swe.training.termination import Termination
 from srl_swe.training.trainer import train
 from srl_swe.types import Message, StepExample
 from tests.training.tiny import DOMAIN, make_examples
@@ -43,4 +44,6 @@ def render_slowly(example: StepExample) -> list[Message]:
 
 if __name__ == "__main__":
     config = tiny_config(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
-    train(config, make_examples(20), make_examples(6, prefix="v"), replace(DOMAIN, render=render_slowly))
+    slow = replace(DOMAIN, render=render_slowly)
+    with Termination() as termination:
+        train(config, make_examples(20), make_examples(6, prefix="v"), slow, termination=termination)

@@ -35,6 +35,10 @@ def test_advantages_by_hand() -> None:
     assert group_advantages([1, 0, 0, 0]) == pytest.approx([0.75 / math.sqrt(0.1875)] + [-0.25 / math.sqrt(0.1875)] * 3)
 
 
+def test_advantages_without_the_std_by_hand() -> None:
+    assert group_advantages([1, 0, 0, 0], divide_by_std=False) == [0.75, -0.25, -0.25, -0.25]
+
+
 def test_advantages_refuse_flat_groups() -> None:
     with pytest.raises(ValueError, match="vary"):
         group_advantages([0.5, 0.5])

@@ -39,11 +39,28 @@ def test_defaults_are_the_papers() -> None:
         ("cached_tokens", 5000, "12288"),
         ("temperature", 0.0, r"\(0, 10\]"),
         ("model", "", "folder"),
+        ("loss", "ppo", "grpo, dapo, dr_grpo, gspo, found 'ppo'"),
+        ("clip_range_high", 0.0, r"\(0, 100\)"),
+        ("kl_coef", -1.0, r"\[0, 100\)"),
+        ("max_oversampling", 0.5, r"\[1, 100\]"),
+        ("patience", 0, "at least 1"),
+        ("max_flat_iterations", 0, "at least 1"),
+        ("skip_after_flat", -1, "at least 0"),
     ],
 )
 def test_errors_name_field_value_and_range(field: str, value: object, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         make(**{field: value})
+
+
+def test_clip_ranges_are_the_losss() -> None:
+    assert make().clip_ranges == (0.2, 0.2)
+    assert make(loss="dapo").clip_ranges == (0.2, 0.28)
+    assert make(loss="gspo").clip_ranges == (3e-4, 4e-4)
+    assert make(loss="dapo", clip_range=0.1).clip_ranges == (0.1, 0.1)
+    assert make(loss="gspo", clip_range_high=0.5).as_json()["clip_range_high"] == 0.5
+    with pytest.raises(ConfigError, match="kl_coef must be left out for sft"):
+        make(method="sft", kl_coef=0.1)
 
 
 def test_iterations_follow_from_epochs() -> None:

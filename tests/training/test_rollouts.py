@@ -1,12 +1,16 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from srl_swe.errors import DataError
 from srl_swe.training.batches import select_usable
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.data_order import choose_subset, draw_indices, fingerprint
 from srl_swe.training.policy import Policy
+from srl_swe.training.refill import RefillState
 from srl_swe.training.rollouts import collect_groups, score_completion
 from srl_swe.training.samplers import SampledCompletion
 from srl_swe.training.sft import collect_targets
@@ -22,6 +26,8 @@ class ScriptedSampler:
     def __init__(self, policy: Policy, script: Callable[[str, int], str]) -> None:
         self._policy, self._script = policy, script
         self.seeds: list[int] = []
+        self.sampled: list[int] = []
+        """Completion tokens of each rollout."""
 
     def sample(
         self,
@@ -39,6 +45,7 @@ class ScriptedSampler:
             said = self._policy.decode_completion(list(prompt)).partition("say ")[2][0]
             texts = [self._script(said, rollout) for rollout in range(num_rollouts)]
             ids = [tuple(self._policy.encode_completion(text)) for text in texts]
+            self.sampled += map(len, ids)
             groups.append(
                 [
                     SampledCompletion(ids=i, logprobs=(0.0,) * len(i), text=t, stop_reason="stop")
@@ -56,7 +63,7 @@ def config(tiny_model: str) -> TrainConfig:
     return tiny_config(tiny_model, tiny_model, "srl")  # type: ignore[arg-type]
 
 
-def collect(policy: Policy, sampler: ScriptedSampler, config: TrainConfig, drawn: int = 0):  # type: ignore[no-untyped-def]
+def collect(policy: Policy, sampler: ScriptedSampler, config: TrainConfig, drawn: int = 0, **options: object):  # type: ignore[no-untyped-def]
     return collect_groups(
         make_examples(8),
         drawn=drawn,
@@ -66,6 +73,7 @@ def collect(policy: Policy, sampler: ScriptedSampler, config: TrainConfig, drawn
         config=config,
         on_sampling=lambda _: None,
         on_prompt_done=lambda: None,
+        **options,
     )
 
 
@@ -102,6 +110,67 @@ def test_refills_are_bounded_and_an_empty_iteration_is_said_aloud(
     assert batch.metrics["groups/all_malformed"] == batch.drawn
     assert batch.metrics["reward/mean"] == -1.0
     assert "no group carried signal" in caplog.text
+
+
+def test_a_low_keep_rate_samples_more_at_once_and_surplus_comes_next(tiny_policy: Policy, config: TrainConfig) -> None:
+    # Every group varies, but the state expects one in four to: 16 sampled, 4 trained, 12 begin the next iteration.
+    sampler = ScriptedSampler(tiny_policy, lambda said, rollout: f"hm|{said}" if rollout == 0 else "hm|z")
+    first = collect(tiny_policy, sampler, config, refill=RefillState(keep_rate=0.25))
+    assert len(sampler.seeds) == 1
+    metrics = first.metrics
+    assert (metrics["sampling/prompts"], metrics["groups/kept"], metrics["rollouts/surplus"]) == (16, 16, 48)
+    assert len(first.rows) == metrics["rollouts/trained"] == 16
+    assert first.refill is not None
+    assert first.refill.keep_rate == pytest.approx(0.7 * 0.25 + 0.3)
+    assert len(first.refill.surplus) == 12
+    second = collect(tiny_policy, sampler, config, drawn=first.drawn, refill=first.refill)
+    assert second.drawn == 0
+    assert len(set(sampler.seeds)) == 2
+    assert second.example_ids[0] == make_examples(8)[first.refill.surplus[0]].example_id
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["varied", "flat", "malformed", "partly"]), min_size=8, max_size=8),
+    keep_rate=st.floats(0.01, 1),
+    max_refills=st.integers(0, 3),
+    mask_overlong=st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+def test_every_rollout_and_token_is_accounted_for(
+    tiny_policy: Policy,
+    config: TrainConfig,
+    kinds: list[str],
+    keep_rate: float,
+    max_refills: int,
+    mask_overlong: bool,
+) -> None:
+    kind_of = dict(zip("abcdefgh", kinds, strict=True))
+
+    def script(said: str, rollout: int) -> str:
+        said_now = {"varied": rollout == 0, "flat": True, "malformed": True, "partly": rollout < 2}[kind_of[said]]
+        return "a b" if kind_of[said] == "malformed" else f"hm|{said}" if said_now else "hm|zz"
+
+    sampler = ScriptedSampler(tiny_policy, script)
+    options = replace(config, max_refills=max_refills, mask_overlong=mask_overlong)
+    refill, drawn = RefillState(keep_rate=keep_rate), 0
+    for _ in range(3):
+        before = len(sampler.sampled)
+        batch = collect(tiny_policy, sampler, options, drawn=drawn, refill=refill)
+        metrics, taken = batch.metrics, sampler.sampled[before:]
+        assert metrics["rollouts/sampled"] == len(taken)
+        assert metrics["rollout_tokens/sampled"] == sum(taken)
+        for unit in ("rollouts", "rollout_tokens"):
+            parts = ("trained", "masked", "surplus", "flat", "all_malformed")
+            assert metrics[f"{unit}/sampled"] == sum(metrics[f"{unit}/{part}"] for part in parts)
+        assert metrics["rollouts/trained"] + metrics["rollouts/masked"] == len(batch.rows) <= 16
+        assert metrics["rollout_tokens/trained"] == sum(len(row.completion_ids) for row in batch.rows)
+        assert metrics["sampling/prompts"] <= 4 * (1 + max_refills)
+        assert metrics["groups/refills"] <= max_refills
+        # The same state gives the same batch.
+        again = collect(tiny_policy, ScriptedSampler(tiny_policy, script), options, drawn=drawn, refill=refill)
+        assert again == batch
+        assert batch.refill is not None
+        refill, drawn = batch.refill, drawn + batch.drawn
 
 
 def test_validation_by_hand(tiny_policy: Policy, config: TrainConfig) -> None:

@@ -69,7 +69,13 @@ def test_trackers_by_name(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_bfloat16_and_gradient_checkpointing(tiny_model: Path, tmp_path: Path) -> None:
     config = tiny_config(
-        tiny_model, tmp_path / "run", "srl", num_iterations=2, dtype="bfloat16", gradient_checkpointing=True
+        tiny_model,
+        tmp_path / "run",
+        "srl",
+        num_iterations=2,
+        dtype="bfloat16",
+        gradient_checkpointing=True,
+        kl_coef=0.1,
     )
     result = train(config, TRAIN, HELD_OUT, DOMAIN)
     assert all(p.dtype == torch.float32 for p in Policy.from_pretrained(result.last_model).model.parameters())

@@ -1,6 +1,7 @@
 """Our loss and gradient against TRL's GRPO on the same rollouts."""
 
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,30 @@ from srl_swe.training.update import pack_loss
 trl = pytest.importorskip("trl", reason="TRL is in the dev extra")
 
 
-@pytest.mark.parametrize("clip_range", [0.2, 1e-3])
-def test_loss_and_gradient_equal_trl(tiny_model: Path, tmp_path: Path, clip_range: float) -> None:
+CASES = {
+    "grpo": ({"clip_range": 0.2}, {"epsilon": 0.2}),
+    "grpo, tight": ({"clip_range": 1e-3}, {"epsilon": 1e-3}),
+    "grpo, kl": ({"clip_range": 0.2, "kl_coef": 0.3}, {"epsilon": 0.2, "beta": 0.3}),
+    "dapo": ({"loss": "dapo"}, {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28}),
+    "dapo, kl": (
+        {"loss": "dapo", "kl_coef": 0.1},
+        {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.1},
+    ),
+    "dr_grpo": ({"loss": "dr_grpo", "clip_range": 0.1}, {"loss_type": "dr_grpo", "epsilon": 0.1}),
+    "gspo": ({"loss": "gspo"}, {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}),
+    "gspo, kl": (
+        {"loss": "gspo", "clip_range": 0.2, "kl_coef": 0.2},
+        {"importance_sampling_level": "sequence", "epsilon": 0.2, "beta": 0.2},
+    ),
+    "masked": ({"mask_overlong": True}, {"epsilon": 0.2}),
+    "masked, dapo": ({"loss": "dapo", "mask_overlong": True}, {"loss_type": "dapo", "epsilon_high": 0.28}),
+}
+"""Our options beside TRL's for the same loss."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradient_equal_trl(tiny_model: Path, tmp_path: Path, case: str) -> None:
+    our_options, their_options = CASES[case]
     AcceleratorState._reset_state(reset_partial_state=True)
     random.seed(0)
     prompts = [tuple(random.choices(range(20), k=k)) for k in (5, 5, 9)]
@@ -37,9 +60,9 @@ def test_loss_and_gradient_equal_trl(tiny_model: Path, tmp_path: Path, clip_rang
         reward_funcs=lambda **_: [0.0],
         args=trl.GRPOConfig(
             output_dir=str(tmp_path),
-            loss_type="grpo",
-            beta=0.0,
-            epsilon=clip_range,
+            # Ours is the plain k3 term of GRPO, not multiplied by the ratio.
+            use_bias_correction_kl=False,
+            **({"loss_type": "grpo", "beta": 0.0} | their_options),
             num_generations=4,
             per_device_train_batch_size=len(rows),
             max_completion_length=8,
@@ -61,6 +84,9 @@ def test_loss_and_gradient_equal_trl(tiny_model: Path, tmp_path: Path, clip_rang
         ),
         "advantages": torch.tensor(advantages),
     }
+    counted = tuple(not (our_options.get("mask_overlong") and i % 3 == 0) for i in range(len(rows)))
+    inputs["completion_mask"] *= torch.tensor(counted)[:, None]
+    inputs["num_items_in_batch"] = inputs["completion_mask"].sum()
     theirs.train()
     trainer.current_gradient_accumulation_steps = 1
     moved = Policy.from_pretrained(tiny_model)
@@ -69,36 +95,60 @@ def test_loss_and_gradient_equal_trl(tiny_model: Path, tmp_path: Path, clip_rang
         for index, parameter in enumerate(moved.model.parameters()):
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) * 0.02)
         theirs.load_state_dict(moved.model.state_dict())
-        inputs["old_per_token_logps"], _, _ = trainer._get_per_token_logps_and_entropies(
-            theirs,
-            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
-            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
-            length,
+        inputs["old_per_token_logps"], _, _ = inputs["ref_per_token_logps"], _, _ = (
+            trainer._get_per_token_logps_and_entropies(
+                theirs,
+                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
+                torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
+                length,
+            )
         )
         theirs.load_state_dict(weights)
     loss = trainer._compute_loss(theirs, inputs)
     loss.backward()
 
-    batch = Batch(rows=rows, advantages=advantages, rows_per_group=4, drawn=3, metrics={})
-    config = TrainConfig(model="m", output=tmp_path, clip_range=clip_range, dtype="float32")
-    total, clipped = 0.0, 0.0
+    batch = Batch(
+        rows=rows,
+        advantages=advantages,
+        rows_per_group=4,
+        drawn=3,
+        metrics={},
+        counted=counted if not all(counted) else None,
+    )
+    options = {"max_prompt_tokens": 50, "max_completion_tokens": 8, "dtype": "float32"} | our_options
+    config = TrainConfig(model="m", output=tmp_path, **options)
+    total, sums = 0.0, Counter[str]()
     packs = pack_rows(rows, range(len(rows)), tokens_per_pack=60)
     assert len(packs) > 1
     for pack in packs:
+        logprobs_N, entropies_N = ours.logprobs_and_entropies(pack)
+        moved_N = moved.logprobs(pack).detach()
         our_loss, counts = pack_loss(
             batch,
             pack,
-            ours.logprobs(pack),
-            moved.logprobs(pack).detach(),
+            logprobs_N,
+            moved_N,
             num_rows=len(rows),
-            num_targets=0,
+            num_targets=int(inputs["num_items_in_batch"]),
             config=config,
+            reference_N=moved_N if config.kl_coef else None,
+            entropies_N=entropies_N,
         )
         our_loss.backward()
         total += float(our_loss.detach())
-        clipped += counts["clipped"]
+        sums.update(counts)
     assert total == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert 0 < clipped < sum(len(row.completion_ids) for row in rows)
+    found = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    num_tokens = sums["targets"]
+    assert sums["entropy"] / num_tokens == pytest.approx(found["entropy"], rel=1e-5)
+    if config.kl_coef:
+        assert sums["kl_to_reference"] / num_tokens == pytest.approx(found["kl"], rel=1e-4)
+    if config.loss == "gspo":  # TRL counts sequences there, we the tokens in them.
+        assert (sums["clipped_low"] + sums["clipped_high"] > 0) == (found["clip_ratio/region_mean"] > 0)
+    else:
+        assert sums["clipped_low"] / num_tokens == pytest.approx(found["clip_ratio/low_mean"])
+        assert sums["clipped_high"] / num_tokens == pytest.approx(found["clip_ratio/high_mean"])
+        assert 0 < sums["clipped_low"] + sums["clipped_high"] < num_tokens
     for (name, mine), parameter in zip(ours.model.named_parameters(), theirs.parameters(), strict=True):
         assert mine.grad is not None
         assert parameter.grad is not None
