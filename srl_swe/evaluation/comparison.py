@@ -24,6 +24,8 @@ class Comparison:
     only_first: tuple[str, ...]
     """Instances that only the first resolves."""
     only_second: tuple[str, ...]
+    reasons: dict[str, str]
+    """Instance that only one resolves -> why the other does not."""
     rates: tuple[tuple[float, float, float], tuple[float, float, float]]
     """Resolve rate over the pairs with its 95 % Wilson interval, of either side."""
     difference: float
@@ -69,6 +71,11 @@ def compare(first: EvaluationRecord, second: EvaluationRecord) -> Comparison:
         num_both=num_both,
         only_first=only_first,
         only_second=only_second,
+        reasons={
+            name: loser[name].reason or loser[name].outcome
+            for names, loser in ((only_first, theirs), (only_second, ours))
+            for name in names
+        },
         rates=(_rate(num_both + len(only_first), len(pairs)), _rate(num_both + len(only_second), len(pairs))),
         difference=(len(only_second) - len(only_first)) / len(pairs),
         difference_low=interval[0] if interval else None,

@@ -175,29 +175,45 @@ def evaluate_with(
                 )
                 run.grade(jobs, check_alive=check_alive, stop_running=stop_running)
         finally:
-            asked = outcomes(
-                instances, predictions, rounds, invalid_episodes or {}, store=stores[0], folder=config.output
+            summary = _write_outcomes(
+                instances,
+                predictions,
+                rounds,
+                config,
+                store=stores[0],
+                invalid_episodes=invalid_episodes or {},
+                wall_s=time.monotonic() - started,
             )
-            summary = replace(
-                summarize(
-                    instances,
-                    predictions,
-                    verdicts,
-                    invalid_episodes=invalid_episodes or {},
-                    wall_s=time.monotonic() - started,
-                ),
-                flaky={each.instance_id: how_often(each.gradings) for each in asked if each.flaky},
-            )
-            write_reports(config.output, official_report(instances, predictions, verdicts), summary)
-            record = EvaluationRecord(
-                split=config.split,
-                choice=config.choice,
-                model=summary.model,
-                harness=harness_version(),
-                wall_s=summary.wall_s,
-                instances=asked,
-            )
-            write_record(config.output, record)
+    return summary
+
+
+def _write_outcomes(
+    instances: Sequence[Instance],
+    predictions: Sequence[Prediction],
+    rounds: Sequence[Mapping[str, Verdict]],
+    config: EvaluationConfig,
+    *,
+    store: VerdictStore,
+    invalid_episodes: Mapping[str, str],
+    wall_s: float,
+) -> Summary:
+    """Write report.json, summary.json and evaluation.json; the first of the rounds of grading counts."""
+    verdicts = rounds[0]
+    asked = outcomes(instances, predictions, rounds, invalid_episodes, store=store, folder=config.output)
+    summary = replace(
+        summarize(instances, predictions, verdicts, invalid_episodes=invalid_episodes, wall_s=wall_s),
+        flaky={each.instance_id: how_often(each.gradings) for each in asked if each.flaky},
+    )
+    write_reports(config.output, official_report(instances, predictions, verdicts), summary)
+    record = EvaluationRecord(
+        split=config.split,
+        choice=config.choice,
+        model=summary.model,
+        harness=harness_version(),
+        wall_s=wall_s,
+        instances=asked,
+    )
+    write_record(config.output, record)
     return summary
 
 

@@ -40,6 +40,7 @@ def test_a_comparison_counts_pairs() -> None:
     assert found.difference_high is not None
     assert found.difference_low < 2 / 7 < found.difference_high
     assert found.p_value == pytest.approx(2 * (1 + 4) / 16)
+    assert found.reasons == dict.fromkeys(("i-2", "i-3", "i-4", "i-6"), "why")
     assert found.left_out == {
         "i-7": "invalid in the first (why); invalid in the second (why)",
         "i-8": "pending in the first (why)",
@@ -69,7 +70,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run_eval(["compare", str(tmp_path / "one"), str(tmp_path / "other"), "--out", str(tmp_path / "c.json")]) == 0
     shown = capsys.readouterr().out
     assert "second minus first: +0.0 points" in shown
-    assert "only the first resolves (1): i-1" in shown
+    assert "only the first resolves (1):\n  i-1 (the second: why)\n" in shown
+    assert "only the second resolves (1):\n  i-2 (the first: why)\n" in shown
     assert "[red]a" in shown
     assert '"p_value": 1.0' in (tmp_path / "c.json").read_text()
 

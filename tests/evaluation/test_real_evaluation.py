@@ -84,4 +84,5 @@ def test_gold_and_nothing_on_real_instances(
     assert "Resolve rate over 2 instances that both judged" in shown
     assert "second minus first: +100.0 points (no interval: the outcomes do not vary)" in shown
     assert "McNemar's exact test: p = 0.5, 2 instances changed, 0 resolved by both" in shown
-    assert f"only the second resolves (2): {', '.join(sorted(NAMES))}" in shown
+    assert "only the second resolves (2):\n" in shown
+    assert all(f"  {name} (the first: empty patch)\n" in shown for name in NAMES)

@@ -1,6 +1,7 @@
 """The report's pages: their figures, their form, their bounds, and hostile text in every place where there is text."""
 
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from srl_swe.evaluation.episodes import Episode, write_episode
 from srl_swe.evaluation.figures import make_figures, read_episode
 from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.report_pages import make_pages, page_name, write_pages
-from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_with
-from srl_swe.types import Instance, Prediction, Step, Verdict
+from srl_swe.evaluation.scheduler import EvaluationConfig, Judge, evaluate_with
+from srl_swe.types import Instance, Prediction, Step, Verdict, VerdictStatus
 from tests.evaluation.test_report import make_instance
 from tests.strict_page import HOSTILE, checked, text_of
 
@@ -51,13 +52,17 @@ def judge(instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict
 
 
 def evaluate_here(
-    folder: Path, instances: tuple[Instance, ...] = INSTANCES, made_by: str = "m", judge_by=judge
-) -> None:  # type: ignore[no-untyped-def]
+    folder: Path,
+    instances: tuple[Instance, ...] = INSTANCES,
+    made_by: str = "m",
+    judge_by: Judge = judge,
+    **options: object,
+) -> None:
     predictions = [
         Prediction(
             instance_id=instance.instance_id,
             model_name_or_path=made_by,
-            model_patch="" if instance.instance_id == "empty" else f"diff of {made_by}\n",
+            model_patch="" if instance.instance_id == "empty" else f"+diff of {made_by}\n",
         )
         for instance in instances
         if instance.instance_id != "absent"
@@ -65,7 +70,7 @@ def evaluate_here(
     evaluate_with(
         instances,
         predictions,
-        EvaluationConfig(output=folder, split="verified"),
+        EvaluationConfig(output=folder, **{"split": "verified", **options}),  # type: ignore[arg-type]
         judge=judge_by,
         check_alive=lambda: None,
         stop_running=lambda: None,
@@ -116,11 +121,18 @@ def test_the_report_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFi
 def test_hostile_text_is_text_everywhere(tmp_path: Path) -> None:
     instance = replace(make_instance(HOSTILE), repo=HOSTILE, difficulty=HOSTILE)
 
-    def hostile(instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
-        status = {HOSTILE: HOSTILE}
-        return Verdict(instance_id=HOSTILE, status="unresolved", reason=HOSTILE, log=HOSTILE, test_status=status)
+    num_calls = itertools.count()
 
-    evaluate_here(tmp_path, (instance,), made_by=HOSTILE, judge_by=hostile)
+    def hostile(instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
+        again = next(num_calls) > 0  # flaky: its unstable tests are shown too
+        status: VerdictStatus = "resolved" if again else "unresolved"
+        outcomes = {HOSTILE: HOSTILE + str(again)}
+        return Verdict(instance_id=HOSTILE, status=status, reason=HOSTILE, log=HOSTILE, test_status=outcomes)
+
+    evaluate_here(
+        tmp_path, (instance,), made_by=HOSTILE, judge_by=hostile, confirm=2, split=HOSTILE, choice=f"--repo {HOSTILE}"
+    )
+    assert read_record(tmp_path).instances[0].unstable_tests == (HOSTILE,)
     act(tmp_path, instance, (HOSTILE,), text=HOSTILE)
     make_pages(tmp_path)
     name = page_name(HOSTILE)

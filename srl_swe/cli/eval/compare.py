@@ -68,9 +68,15 @@ def _lines(found: Comparison) -> list[str]:
         f"McNemar's exact test: p = {found.p_value:.3g}, {len(found.only_first) + len(found.only_second)} instances "
         f"changed, {found.num_both} resolved by both",
     ]
+    for title, other, names in (
+        ("only the first resolves", "second", found.only_first),
+        ("only the second resolves", "first", found.only_second),
+    ):
+        if names:
+            lines.append(f"{title} ({len(names)}):")
+            lines += [f"  {name} (the {other}: {found.reasons[name]})" for name in names[:_SHOWN]]
+            lines += [f"  and {len(names) - _SHOWN} more (--out FILE has all)"] if len(names) > _SHOWN else []
     for title, names in (
-        ("only the first resolves", found.only_first),
-        ("only the second resolves", found.only_second),
         ("only in the first evaluation", found.unmatched_first),
         ("only in the second evaluation", found.unmatched_second),
         ("left out", tuple(f"{name} ({reason})" for name, reason in found.left_out.items())),
