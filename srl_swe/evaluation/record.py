@@ -60,6 +60,8 @@ class EvaluationRecord:
     wall_s: float
     instances: tuple[InstanceOutcome, ...]
     """In the order asked for."""
+    models: tuple[str, ...] = ()
+    """Every name under which predictions were made, sorted."""
     choice: str = ""
     """Which part of the set was asked for, as options; empty = all of it."""
     schema_version: int = SCHEMA_VERSION

@@ -209,6 +209,7 @@ def _write_outcomes(
         split=config.split,
         choice=config.choice,
         model=summary.model,
+        models=tuple(sorted({prediction.model_name_or_path for prediction in predictions})),
         harness=harness_version(),
         wall_s=wall_s,
         instances=asked,

@@ -100,12 +100,18 @@ def write_kit(
     the reasoning traces are, by default the evaluation's own.
 
     Raises:
-        DataError: the evaluation is not one of these rows, a stored verdict is damaged, or `kit` holds something else.
+        DataError: the evaluation is not one of these rows or of one model, a stored verdict is damaged, or `kit` holds
+            something else.
         MissingExtraError: PyYAML or swebench is not installed.
     """
     record = read_record(folder)
     rows = {instance.instance_id: instance for instance in instances}
     _check_same_rows(record, rows)
+    if len(record.models) > 1:
+        raise DataError(
+            f"{folder}: holds predictions of {len(record.models)} models ({', '.join(record.models[:5])}); a submission "
+            "is of one: give them one model_name_or_path and evaluate again, which grades nothing twice"
+        )
     _check_replaceable(kit)
     for name in (LOGS, TRAJECTORIES, "results"):
         shutil.rmtree(kit / name, ignore_errors=True)

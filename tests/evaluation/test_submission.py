@@ -14,6 +14,7 @@ from rich.console import Console
 from srl_swe.cli.eval import run as run_eval
 from srl_swe.errors import ConfigError, ContainerError, DataError
 from srl_swe.evaluation.predictions import append_prediction
+from srl_swe.evaluation.record import read_record, write_record
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_with
 from srl_swe.evaluation.submission import BOARDS, CHECKLIST, TO_FILL_IN, About, Board, write_kit
 from srl_swe.evaluation.submission_checks import check_kit, reminders
@@ -266,6 +267,15 @@ def test_other_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 of 4 evaluated instances are not among the 3 rows"):
         write_kit(tmp_path / "eval", tmp_path / KIT, INSTANCES[1:], board="lite", about=ABOUT)
     assert not (tmp_path / KIT).exists()
+
+
+def test_two_models_are_refused(tmp_path: Path) -> None:
+    evaluate_here(tmp_path / "eval")
+    record = read_record(tmp_path / "eval")
+    assert record.models == ("m",)
+    write_record(tmp_path / "eval", replace(record, models=("m", "n")))
+    with pytest.raises(DataError, match=r"predictions of 2 models \(m, n\); a submission is of one"):
+        write_kit(tmp_path / "eval", tmp_path / KIT, INSTANCES, board="lite", about=ABOUT)
 
 
 def test_a_kit_overwrites_nothing_else(tmp_path: Path) -> None:
