@@ -109,8 +109,8 @@ def write_kit(
     _check_same_rows(record, rows)
     if len(record.models) > 1:
         raise DataError(
-            f"{folder}: holds predictions of {len(record.models)} models ({', '.join(record.models[:5])}); a submission "
-            "is of one: give them one model_name_or_path and evaluate again, which grades nothing twice"
+            f"{folder}: holds predictions of {len(record.models)} models ({', '.join(record.models[:5])}); a "
+            "submission is of one: give them one model_name_or_path and evaluate again, which grades nothing twice"
         )
     _check_replaceable(kit)
     for name in (LOGS, TRAJECTORIES, "results"):
