@@ -10,6 +10,7 @@ from srl_swe.cli.eval.evaluate import EvalConfig
 from srl_swe.environments.engine import Engine
 from srl_swe.errors import ConfigError, DataError
 from srl_swe.evaluation.predictions import read_samples
+from srl_swe.evaluation.record import read_record
 from tests.evaluation.conftest import GOLD_PATCH, tiny_instances, write_rows
 
 
@@ -34,6 +35,23 @@ def test_wrong_numbers_of_samples(tmp_path: Path) -> None:
         read_samples(path, 1)
     with pytest.raises(ConfigError, match="samples = 2: must be at least 1, and more need --predictions"):
         EvalConfig(instances=Path("x.jsonl"), gold=True, samples=2)
+
+
+@pytest.mark.docker
+def test_a_part_of_a_file_of_predictions(
+    tmp_path: Path, tiny_engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", tiny_instances(4))
+    names = [f"tiny__calc-{number}" for number in range(4)]
+    path = write_predictions(tmp_path / "p.jsonl", *((name, GOLD_PATCH) for name in names[:3]))
+    asked = ["--instances", str(rows), "--predictions", str(path), "--slice", "2:", "--output", str(tmp_path / "out")]
+    assert run_eval(asked) == 0
+    assert "2 of 3 predictions are for instances that were not chosen: left out" in capsys.readouterr().out
+    found = [(each.instance_id, each.outcome) for each in read_record(tmp_path / "out").instances]
+    assert found == [(names[2], "resolved"), (names[3], "not predicted")]
+    write_predictions(path, *((name, GOLD_PATCH) for name in (*names, "another__set-1")))
+    with pytest.raises(DataError, match="another__set-1"):
+        run_eval(asked)
 
 
 @pytest.mark.docker

@@ -96,8 +96,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; exit code 0 when every prediction has a valid verdict, else 1."""
     config = tyro.cli(EvalConfig, prog="srl-swe eval", args=list(arguments), config=(tyro.conf.AvoidSubcommands,))
     console = Console()
-    instances = load_split(config.split or str(config.instances), config.choice)
-    summaries = run_evaluation(config, instances, console)
+    task_set = load_split(config.split or str(config.instances))
+    instances = config.choice.of(task_set)
+    summaries = run_evaluation(config, instances, task_set, console)
     console.print(summary_table(summaries))
     for line in _further_lines(config, instances, summaries):
         # Instance ids and names of tests come from outside.
@@ -105,14 +106,21 @@ def run(arguments: Sequence[str]) -> int:
     return 0 if all(summary.complete for summary in summaries) else 1
 
 
-def run_evaluation(config: EvalConfig, instances: Sequence[Instance], console: Console) -> list[Summary]:
-    """Get the predictions, grade them, and return the summary of every set of samples."""
+def run_evaluation(
+    config: EvalConfig, instances: Sequence[Instance], task_set: Sequence[Instance], console: Console
+) -> list[Summary]:
+    """Get the predictions, grade them, and return the summary of every set of samples.
+
+    `instances` are the chosen ones of `task_set`: predictions for the others are left out, which is said.
+    """
     from srl_swe.environments.connect import connect_engine
 
     output = output_folder(config)
     invalid: Mapping[str, str] = {}
     # Files and options are read before the engine is asked: what is wrong with them is said at once.
-    samples = _given_predictions(config, instances)
+    samples = [
+        asked_for(predictions, instances, task_set, console) for predictions in _given_predictions(config, instances)
+    ]
     agent = _agent(config) if config.model is not None else None
     with connect_engine() as engine:
         if agent is not None:
@@ -156,6 +164,18 @@ def _further_lines(config: EvalConfig, instances: Sequence[Instance], summaries:
         if unknown:
             yield f"nothing is known of {len(unknown)} instances, whose grading failed: run the command again"
     yield f"written to {output}"
+
+
+def asked_for(
+    predictions: Sequence[Prediction], instances: Sequence[Instance], task_set: Sequence[Instance], console: Console
+) -> tuple[Prediction, ...]:
+    """Leave out predictions for instances of the set that were not chosen; those of other sets stay, to be refused."""
+    not_chosen = {each.instance_id for each in task_set} - {each.instance_id for each in instances}
+    kept = tuple(each for each in predictions if each.instance_id not in not_chosen)
+    if len(kept) < len(predictions):
+        left_out = len(predictions) - len(kept)
+        console.print(f"{left_out} of {len(predictions)} predictions are for instances that were not chosen: left out")
+    return kept
 
 
 def output_folder(config: EvalConfig) -> Path:
