@@ -25,6 +25,7 @@ STAGES = {
     "does not apply": "the patch does not apply to the base commit",
     "tests fail": "the patch applies, and tests fail",
     "tests do not end": "the tests ran into the time limit, ran out of memory, or ended the script",
+    "another reason": "not resolved, for the reason that is told beside it",
     "invalid": "the infrastructure failed, so nothing is known of the patch",
 }
 """How far an instance came -> what that means."""
@@ -34,7 +35,11 @@ _STAGE_OF_REASON = {
     "patch does not apply": "does not apply",
     "tests": "tests fail",
     "": "tests fail",
+    "timeout": "tests do not end",
+    "out of memory": "tests do not end",
 }
+_ENDED_SCRIPT = "tests ended the evaluation script"
+"""`grading` adds the exit code."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +107,9 @@ def stage_of(instance: InstanceOutcome) -> str:
     """Return how far an instance came: a key of STAGES."""
     if instance.outcome != "unresolved":
         return instance.outcome
-    return _STAGE_OF_REASON.get(instance.reason, "tests do not end")
+    if instance.reason.startswith(_ENDED_SCRIPT):
+        return "tests do not end"
+    return _STAGE_OF_REASON.get(instance.reason, "another reason")
 
 
 def make_figures(record: EvaluationRecord, episodes: dict[str, EpisodeRecord]) -> Figures:

@@ -14,8 +14,8 @@ from rich.console import Console
 from srl_swe.cli.eval import run as run_eval
 from srl_swe.errors import ContainerError, DataError, MissingExtraError
 from srl_swe.evaluation.episodes import Episode, write_episode
-from srl_swe.evaluation.figures import make_figures, read_episode
-from srl_swe.evaluation.record import read_record
+from srl_swe.evaluation.figures import STAGES, make_figures, read_episode, stage_of
+from srl_swe.evaluation.record import InstanceOutcome, read_record
 from srl_swe.evaluation.report_pages import make_pages, page_name, write_pages
 from srl_swe.evaluation.scheduler import EvaluationConfig, Judge, evaluate_with
 from srl_swe.types import Instance, Prediction, Step, Verdict, VerdictStatus
@@ -116,6 +116,25 @@ def test_the_report_says_what_was_found(tmp_path: Path, capsys: pytest.CaptureFi
     for words in ("log of good", "diff of m", "abc", "echo x", "saw x", "Malformed answer", "no form x", "500 / 70"):
         assert words in page
     assert "tests that had to start passing" in page
+
+
+@pytest.mark.parametrize(
+    ("reason", "stage"),
+    [
+        ("tests", "tests fail"),
+        ("", "tests fail"),
+        ("timeout", "tests do not end"),
+        ("out of memory", "tests do not end"),
+        ("tests ended the evaluation script, exit code 137", "tests do not end"),
+        ("patch does not apply", "does not apply"),
+        ("empty patch", "no patch"),
+        ("never heard of", "another reason"),
+    ],
+)
+def test_stages_of_unresolved_instances(reason: str, stage: str) -> None:
+    outcome = InstanceOutcome(instance_id="i", repo="r", row="x", outcome="unresolved", reason=reason)
+    assert stage_of(outcome) == stage
+    assert stage in STAGES
 
 
 def test_hostile_text_is_text_everywhere(tmp_path: Path) -> None:
