@@ -8,6 +8,7 @@ import os
 import resource
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -50,6 +51,19 @@ def require_rules(instance: Instance) -> None:
             f"instance {instance.instance_id}: swebench has no rule {instance.tests.eval_type!r};"
             f" expected one of {rules}"
         )
+
+
+def tests_report(instance: Instance, test_status: Mapping[str, str]) -> dict[str, dict[str, list[str]]]:
+    """Return swebench's `get_eval_tests_report` of outcomes: FAIL_TO_PASS and PASS_TO_PASS -> success and failure."""
+    grading = _grading_module()
+    expected = {
+        "instance_id": instance.instance_id,
+        "FAIL_TO_PASS": list(instance.tests.fail_to_pass),
+        "PASS_TO_PASS": list(instance.tests.pass_to_pass),
+    }
+    rule = grading.EvalType(instance.tests.eval_type)
+    report: dict[str, dict[str, list[str]]] = grading.get_eval_tests_report(dict(test_status), expected, eval_type=rule)
+    return report
 
 
 def judge_log(instance: Instance, log: str) -> Judgement:

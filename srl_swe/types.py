@@ -79,6 +79,8 @@ class Instance:
     environment: InstanceEnvironment
     tests: InstanceTests
     gold_patch: str
+    difficulty: str = ""
+    """In the row's words, for example "15 min - 1 hour"; empty where it does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

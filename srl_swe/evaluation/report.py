@@ -7,7 +7,7 @@ resolve rate with its interval, the invalid ones with reasons, and time. Grading
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from srl_swe.errors import MissingExtraError
+from srl_swe.evaluation.statistics import wilson_interval
 from srl_swe.files import write_atomically
 from srl_swe.types import Instance, Prediction, Verdict
 
@@ -50,6 +50,8 @@ class Summary:
     """Of this run alone; verdicts of earlier runs cost nothing again."""
     median_instance_s: float | None
     max_instance_s: float | None
+    flaky: Mapping[str, str] = field(default_factory=dict)
+    """Instance id -> how gradings of the same patch differ, for example "resolved in 2 of 3 gradings"."""
 
     @property
     def complete(self) -> bool:
@@ -98,18 +100,6 @@ def summarize(
         median_instance_s=statistics.median(durations) if durations else None,
         max_instance_s=max(durations, default=None),
     )
-
-
-def wilson_interval(num_resolved: int, num_instances: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a proportion; (0, 1) where nothing was asked for."""
-    if num_instances == 0:
-        return 0.0, 1.0
-    try:
-        from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise MissingExtraError("the report's interval needs scipy: pip install 'srl-swe[eval]'") from error
-    interval = binomtest(num_resolved, num_instances).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def official_report(
