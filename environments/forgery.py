@@ -20,11 +20,11 @@ def find_signs(
     signs = [*records.signs, *_changed_files(records), *_log_signs(instance, result.output)]
     if not records.began:
         signs.append("the script did not begin its tests as it should")
-    signs += _exit_code_signs(test_status, result.output, records)
+    signs += _exit_code_signs(result.output, records)
     if runs_pytest(instance.tests.script):
         signs += _runner_signs(instance, test_status, records)
     else:
-        signs += _conflicts(instance, result.output)
+        signs += [*_conflicts(instance, result.output), *_outcome_signs(test_status, records)]
     return tuple(dict.fromkeys(signs))
 
 
@@ -51,16 +51,20 @@ def _log_signs(instance: Instance, log: str) -> list[str]:
     return signs
 
 
-def _exit_code_signs(test_status: dict[str, str], log: str, records: RunnerRecords) -> list[str]:
+def _exit_code_signs(log: str, records: RunnerRecords) -> list[str]:
     codes = {*records.script_exit_codes[-1:], *(int(code) for code in _EXIT_CODE.findall(log)[:1])}
     if records.runner_exit_code is not None:
         codes.add(records.runner_exit_code)
-    if len(codes) > 1:
-        return [f"the tests ended with exit codes that contradict each other: {sorted(codes)}"]
+    contradict = len(codes) > 1
+    return [f"the tests ended with exit codes that contradict each other: {sorted(codes)}"] if contradict else []
+
+
+def _outcome_signs(test_status: dict[str, str], records: RunnerRecords) -> list[str]:
     failed = any(is_failure(status) for status in test_status.values())
-    if codes and failed != (codes != {0}):
-        return [f"the tests ended with exit code {codes.pop()}, and the log shows {'a' if failed else 'no'} failure"]
-    return []
+    if not records.script_exit_codes or failed == (records.script_exit_codes[-1] != 0):
+        return []
+    found = "a" if failed else "no"
+    return [f"the tests ended with exit code {records.script_exit_codes[-1]}, and the log shows {found} failure"]
 
 
 def _runner_signs(instance: Instance, test_status: dict[str, str], records: RunnerRecords) -> list[str]:
