@@ -8,13 +8,16 @@ import re
 from dataclasses import dataclass
 
 from srl_swe.environments.container import Container
-from srl_swe.environments.steering_files import MODULES, NAMES, PATHS, merge_pyproject
+from srl_swe.environments.steering_files import MODULES, NAMES, PATHS, merge_pyproject, steers_tests
 from srl_swe.errors import ContainerError
 from srl_swe.types import Instance
 
+REACHES_OUT = "patch reaches out of the work tree"
+"""Why a patch is refused that changes .git, or links to what is not the work tree's."""
+
 _TIMEOUT_S = 300
-_NOT_APPLIED = 3
-_REACHES_OUT = 5
+_EXIT_NOT_APPLIED = 3
+_EXIT_REACHES_OUT = 5
 _MAX_LIST_BYTES = 32 << 20
 _MAX_PYPROJECT_BYTES = 4 << 20
 
@@ -53,10 +56,10 @@ def apply_patch(container: Container, instance: Instance, patch: str, folder: st
     )
     workdir = instance.environment.workdir
     result = container.execute(["bash", f"{folder}/apply-patch", workdir, folder], timeout_s=_TIMEOUT_S)
-    if result.exit_code == _NOT_APPLIED:
+    if result.exit_code == _EXIT_NOT_APPLIED:
         return AppliedPatch(problem="patch does not apply", log=result.output)
-    if result.exit_code == _REACHES_OUT:
-        return AppliedPatch(problem="patch reaches out of the work tree", log=result.output)
+    if result.exit_code == _EXIT_REACHES_OUT:
+        return AppliedPatch(problem=REACHES_OUT, log=result.output)
     if result.exit_code != 0:
         raise ContainerError(
             f"instance {instance.instance_id}: applying a patch in image {instance.environment.image} ended with exit"
@@ -69,7 +72,7 @@ def apply_patch(container: Container, instance: Instance, patch: str, folder: st
     restored += [
         f"{path} (left: the gold patch changes it too)"
         for path in sorted(gold.keys() & own.keys())
-        if _steers_by_name(path) and gold[path] != own[path]
+        if steers_tests(path) and gold[path] != own[path]
     ]
     return AppliedPatch(log=result.output, restored=tuple(restored))
 
@@ -84,11 +87,6 @@ def touched_parts(patch: str) -> dict[str, str]:
         for path in {path for pair in pairs for path in pair}.union(sides):
             parts[path] = changed
     return parts
-
-
-def _steers_by_name(path: str) -> bool:
-    name = path.rpartition("/")[2]
-    return name in NAMES or name.partition(".")[0] in {"conftest", "sitecustomize", "usercustomize"}
 
 
 def _keep_rest(container: Container, workdir: str, folder: str, path: str) -> bool:

@@ -7,6 +7,7 @@ Left out: putting them back in a container (`patching.py`, `docker/apply-patch`)
 import re
 import sys
 import tomllib
+from fnmatch import fnmatchcase
 from typing import Any
 
 NAMES = (
@@ -73,6 +74,17 @@ _OWN_TABLES = (("tool", "pytest"), ("tool", "coverage"), ("project", "entry-poin
 """What of a pyproject.toml steers tests."""
 
 _HEADER = re.compile(r"^[ \t]*\[\[?([^\[\]\n]+)\]\]?[ \t]*(?:#.*)?$", re.MULTILINE)
+
+
+def steers_tests(path: str) -> bool:
+    """Tell whether a file of the work tree steers tests by its name or place; modules that hide others are left out.
+
+    >>> steers_tests("src/conftest.py"), steers_tests("tests/test_conf.py")
+    (True, False)
+    """
+    name = path.rpartition("/")[2]
+    placed = "./" + path.lstrip("/").removeprefix("./")
+    return any(fnmatchcase(name, pattern) for pattern in NAMES) or any(fnmatchcase(placed, place) for place in PATHS)
 
 
 def merge_pyproject(before: str, patched: str) -> str | None:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from srl_swe.errors import ConfigError
 from srl_swe.evaluation.agent import Agent, AgentConfig
+from srl_swe.evaluation.cheats import cheat_lines
 from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
 from srl_swe.evaluation.predictions import read_predictions
 from srl_swe.evaluation.report import Summary, summary_table
@@ -74,6 +75,8 @@ def run(arguments: Sequence[str]) -> int:
     instances = load_split(config.split or str(config.instances), instance_ids=config.instance_ids, limit=config.limit)
     summary = run_evaluation(config, instances, console)
     console.print(summary_table([summary]))
+    for line in cheat_lines(summary.cheats) if summary.cheats else ():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"written to {output_folder(config)}", markup=False, highlight=False)
     return 0 if summary.complete else 1
 

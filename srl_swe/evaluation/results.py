@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from srl_swe.files import file_name, write_atomically
 from srl_swe.types import Instance, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 logger = logging.getLogger(__name__)
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)

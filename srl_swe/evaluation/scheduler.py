@@ -14,6 +14,7 @@ from rich.console import Console
 
 from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError, SrlSweError
+from srl_swe.evaluation.cheats import find_cheats
 from srl_swe.evaluation.pool import WorkPool
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
@@ -139,6 +140,7 @@ def evaluate_with(
                 verdicts,
                 invalid_episodes=invalid_episodes or {},
                 wall_s=time.monotonic() - started,
+                cheats=find_cheats(config.output, instances, predictions, verdicts),
             )
             write_reports(config.output, official_report(instances, predictions, verdicts), summary)
     return summary

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srl_swe.curation.action_kinds import MEANINGS, ActionKind, action_kind
-from srl_swe.curation.shell_words import SimpleCommand, simple_commands
+from srl_swe.trajectories.shell_words import SimpleCommand, simple_commands
 
 TABLE = [
     # The actions that tool calls are compiled to.
@@ -143,6 +143,6 @@ def test_simple_commands_have_words_and_what_they_write() -> None:
     assert list(simple_commands(text)) == [
         SimpleCommand(words=("sed", "-n", "1p", "a b"), writes=((">", "out"),)),
         SimpleCommand(words=("grep", "x y"), writes=(), piped=True),
-        SimpleCommand(words=("cat",), writes=((">>", "log"),)),
+        SimpleCommand(words=("cat",), writes=((">>", "log"),), given="rm x\n"),
         SimpleCommand(words=("ls",), writes=()),
     ]

@@ -1,4 +1,4 @@
-"""Attacks on the grader, each on a tiny real instance in a real container; the gold patch beside them stays resolved."""
+"""Attacks on the grader, each on a tiny instance in a real container; the gold patch beside them stays resolved."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
