@@ -49,17 +49,6 @@ _VALUE_OPTION = re.compile(
     r"-[oHdXuAbcTFmwPe]|--(?:output|header|data|data-raw|data-binary|request|user|user-agent|max-time|connect-timeout"
     r"|write-out|directory-prefix|output-document|referer)"
 )
-_HOST = re.compile(
-    r"localhost|127\.[\d.]+|0\.0\.0\.0|::1|10\.[\d.]+|192\.168\.[\d.]+|testserver|(?:.*\.)?example(?:\.(?:com|org|net))?"
-    r"|.*\.(?:test|invalid|localhost)|httpbin\.org|[^.]*",
-    re.IGNORECASE,
-)
-"""Hosts of this machine, and those that only stand for one."""
-_FETCHERS = frozenset({"curl", "wget", "aria2c", "lynx", "w3m", "http", "https", "xh", "ftp"})
-_VALUE_OPTIONS = frozenset(
-    "-o --output -H --header -d --data --data-raw --data-binary -X --request -u --user -A --user-agent -b -c -T -F -m"
-    " --max-time --connect-timeout -w --write-out -P --directory-prefix --output-document -e --referer".split()
-)
 _HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}(?::\d+)?(?:/\S*)?", re.IGNORECASE)
 _REMOTE = re.compile(r"(?:https?|git|ssh|ftp)://|[\w.-]+@[\w.-]+:", re.IGNORECASE)
 
@@ -222,7 +211,7 @@ class _Action:
         if not self._package or "-packages/" not in path:
             return False
         found = re.search(r"(?:site|dist)-packages/([\w-]+)", path)
-        return bool(found) and found[1].lower().replace("-", "_") == self._package
+        return found is not None and found[1].lower().replace("-", "_") == self._package
 
     def _path(self, path: str) -> str:
         joined = path if path.startswith(("/", "~", "$")) else posixpath.join(self._folder, path)

@@ -1,7 +1,8 @@
 """What an evaluation found: the official harness's report, our summary, and the table for the terminal.
 
 `report.json` has the keys and the meaning of swebench 5.0.2's `make_run_report`; `summary.json` adds the
-resolve rate with its interval, the invalid ones with reasons, time, and what `cheats` found. Grading is left to `scheduler`.
+resolve rate with its interval, the invalid ones with reasons, time, and what `cheats` found. Grading is left to
+`scheduler`.
 """
 
 import json
