@@ -171,7 +171,7 @@ class _Action:
                 yield "other copy", said
         for path in _written(command, program, words):
             if self._steers(path):
-                yield "steering file", said if program else f"> {path}"
+                yield "steering file", " ".join((said, *(f"{how} {target}" for how, target in command.writes)))
 
     def _python_signs(self, code: str, *, depth: int) -> Iterator[tuple[SignName, str]]:
         effects = python_effects(code)
@@ -202,7 +202,7 @@ class _Action:
         operands = [word for word in words[words.index(verb) + 1 :] if not word.startswith("-")]
         if verb == "download" or any(_is_remote(word.removeprefix("git+")) for word in operands if "://" in word):
             yield "network", said
-        for word in operands:
+        for word in operands if self._package else ():
             name = re.split(r"[\[=<>~!;@ ]", word, maxsplit=1)[0].lower().replace("-", "_")
             if name == self._package and (_PINNED.search(word) or _OTHER_VERSION & set(words)):
                 yield "other copy", said

@@ -39,7 +39,7 @@ def python_effects(code: str) -> PythonEffects:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(code[: _MAX_CODE_CHARS + 1] if len(code) <= _MAX_CODE_CHARS else "")
+            tree = ast.parse(code if len(code) <= _MAX_CODE_CHARS else "")
         reader = _Reader()
         reader.visit(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -61,6 +61,10 @@ class _Reader(ast.NodeVisitor):
         self.reads: list[str] = []
         self.writes: list[str] = []
         self._names: dict[str, str] = {}
+        self._modules: dict[str, str] = {}
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self._modules.update({alias.asname: alias.name for alias in node.names if alias.asname})
 
     def visit_Assign(self, node: ast.Assign) -> None:
         text = self._text(node.value)
@@ -71,6 +75,7 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         name, owner = _called(node.func)
+        owner = self._modules.get(owner, owner)
         texts = [self._text(argument) for argument in node.args]
         given = [text for text in texts if text is not None]
         if name in _SHELL_CALLS and owner in ("os", "subprocess", ""):
