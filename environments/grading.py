@@ -47,7 +47,7 @@ class _Run:
     result: CommandResult
     judgement: Judgement
     signs: tuple[str, ...]
-    """Of forgery, where the log says "resolved"."""
+    """Of forgery, where they were looked for."""
 
 
 class _TestsEndedError(ContainerError):
@@ -139,7 +139,8 @@ def _attempt(engine: Engine, instance: Instance, patch: str, limits: ContainerLi
     )
 
 
-def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits) -> _Run:
+def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits, *, look_always: bool = False) -> _Run:
+    """Run the tests on a patch; signs of forgery are looked for where the log says "resolved", or always."""
     environment, tests = instance.environment, instance.tests
     image = ensure_image(engine, environment)
     pristine = pristine_paths(engine, instance)
@@ -162,6 +163,7 @@ def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits
     judgement = judge_log(instance, result.output)
     if result.timed_out or not judgement.resolved:
         _require_end(instance, result, out_of_memory=out_of_memory)
+    if result.timed_out or not (judgement.resolved or look_always):
         return _Run(applied=applied, result=result, judgement=judgement, signs=())
     signs = find_signs(instance, judgement.test_status, result, read_records(channel.content()))
     return _Run(applied=applied, result=result, judgement=judgement, signs=signs)
@@ -211,7 +213,22 @@ def _is_gold(instance: Instance, patch: str) -> bool:
 
 
 def _gold_signs(engine: Engine, instance: Instance, limits: ContainerLimits) -> tuple[str, ...]:
-    return _run(engine, instance, instance.gold_patch, limits).signs
+    """Return what a run of the gold patch shows, resolved or not.
+
+    Raises:
+        ContainerError: it did not come to its end, so there is nothing to compare with.
+    """
+    try:
+        run = _run(engine, instance, instance.gold_patch, limits, look_always=True)
+        problem = run.applied.problem or ("timeout" if run.result.timed_out else "")
+    except _TestsEndedError as error:
+        problem = error.reason
+    if problem:
+        raise ContainerError(
+            f"instance {instance.instance_id}: a result that says resolved shows signs of forgery, and there is no run"
+            f" of the gold patch here to compare it with ({problem}); look at it with --gold"
+        )
+    return run.signs
 
 
 def _memory_kills(container: Container) -> int:
