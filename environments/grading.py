@@ -153,7 +153,7 @@ def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits
         restore_paths(container, environment.workdir, pristine)
         container.write_files(
             {
-                f"{_FOLDER}/eval.sh": instrument(tests.script, _FOLDER).encode(),
+                f"{_FOLDER}/eval.sh": instrument(tests.script, _FOLDER, environment.workdir).encode(),
                 **channel_files(_FOLDER, _watched(instance)),
             }
         )

@@ -1,9 +1,10 @@
 """What the test runner itself says of the tests, over a way that printing does not reach.
 
-The evaluation script is given three lines more: before the tests a key is made and told to us, and pytest is told to
-load `docker/pytest-outcomes`, whose records that key signs; after the tests their exit code. All of it comes over
-file descriptor 9 as it happens, so nothing said can be taken back. A record with another signature, out of order, or
-a second key is a sign of forgery. Left out: what follows from all this (`forgery.py`).
+The evaluation script is given three lines more. At its start what steers the tests is noted. Before the tests a key is
+made and told to us with what has changed by then, and pytest is told to load `docker/pytest-outcomes`, whose records
+that key signs. After the tests comes their exit code. All of it comes over file descriptor 9 as it happens, so nothing
+said can be taken back. A record with another signature, out of order, or a second key is a sign of forgery. Left out:
+what follows from all this (`forgery.py`).
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import hmac
 import importlib.resources
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,12 @@ from srl_swe.environments.official_rules import END_MARKER, START_MARKER
 
 MAX_CHANNEL_BYTES = 64 << 20
 _PLUGIN = "srl_swe_outcomes"
+_PREPARATIONS = {
+    b"steered": "what steers the tests was changed before they began",
+    b"installed": "the interpreter's libraries were changed before the tests began",
+    b"process": "something else was running when the tests began",
+}
+"""Words of `docker/begin-tests`, and the signs that they are."""
 _MARKER_LINE = r"^[ \t]*(?::|echo)[ \t].*{}.*$"
 _RUNS_PYTEST = re.compile(r"^(?!\s*#).*(?<![\w./-])(?:\S*/)?(?:pytest|py\.test)(?![\w/-])(?!\.\w)", re.MULTILINE)
 _OWN_WAY = re.compile(r"\b(?:PYTHONPATH|PYTEST_ADDOPTS)=|\btox\b|\benv -i\b|\bpython\S* -[A-Za-z]*[IE]")
@@ -55,8 +63,8 @@ def runs_pytest(script: str) -> bool:
     return len(_RUNS_PYTEST.findall(tests)) == 1 and not _OWN_WAY.search(script)
 
 
-def instrument(script: str, folder: str) -> str:
-    """Return the script with the channel's lines around its tests; a script without marker lines stays as it is.
+def instrument(script: str, folder: str, workdir: str) -> str:
+    """Return the script with the channel's lines in it; a script without marker lines stays as it is.
 
     Nothing of what is added shows in the log, bash's trace included.
     """
@@ -64,7 +72,9 @@ def instrument(script: str, folder: str) -> str:
     end = re.search(_MARKER_LINE.format(re.escape(END_MARKER)), script, re.MULTILINE)
     if start is None or end is None or end.start() < start.end():
         return script
-    begin = f"/bin/bash {folder}/begin-tests {folder}"
+    where = f"{shlex.quote(workdir)} {folder}"
+    first = f"{{ /bin/bash {folder}/begin-script {where}; }} </dev/null >/dev/null 2>&1\n"
+    begin = f"/bin/bash {folder}/begin-tests {where}"
     if runs_pytest(script):
         begin += (
             f"; export PYTHONPATH={folder}/plugins${{PYTHONPATH:+:$PYTHONPATH}}"
@@ -76,14 +86,18 @@ def instrument(script: str, folder: str) -> str:
     own = re.search(r"^[ \t]*([A-Za-z_]+)=\$\?[ \t]*\n\Z", tests, re.MULTILINE)
     code = f"${own[1]}" if own else "$?"
     after = f'{{ echo "exit {code}"; bash {folder}/file-states after {folder}/watched; }} >&9 2>/dev/null\n'
-    return script[: start.start()] + before + tests + after + script[end.start() :]
+    return first + script[: start.start()] + before + tests + after + script[end.start() :]
 
 
 def channel_files(folder: str, watched: Sequence[str]) -> dict[str, bytes]:
-    """Return what the channel needs in a container, by absolute path; `watched` are absolute paths of files."""
+    """Return what the channel needs in a container beside what `patching` has brought, by absolute path.
+
+    `watched` are absolute paths of files.
+    """
     programs = importlib.resources.files("srl_swe") / "docker"
     return {
         f"{folder}/plugins/{_PLUGIN}.py": (programs / "pytest-outcomes").read_bytes(),
+        f"{folder}/begin-script": (programs / "begin-script").read_bytes(),
         f"{folder}/begin-tests": (programs / "begin-tests").read_bytes(),
         f"{folder}/file-states": (programs / "file-states").read_bytes(),
         f"{folder}/watched": "".join(f"{path}\n" for path in watched if "\n" not in path).encode(),
@@ -93,7 +107,8 @@ def channel_files(folder: str, watched: Sequence[str]) -> dict[str, bytes]:
 def read_records(data: bytes) -> RunnerRecords:
     r"""Return what a run's channel said; nothing in it is believed without the key's signature.
 
-    The first line is `key HEX`; then come `before STATE`, `HMAC-SHA256 JSON`, `exit CODE` and `after STATE`.
+    The first line is `key HEX`; then come `before STATE`, the words of `_PREPARATIONS`, `HMAC-SHA256 JSON`,
+    `exit CODE` and `after STATE`.
     """
     key = b""
     records: list[list[Any]] = []
@@ -106,6 +121,8 @@ def read_records(data: bytes) -> RunnerRecords:
             key = rest
         elif word in states:
             states[word].append(rest.decode(errors="replace"))
+        elif word in _PREPARATIONS:
+            signs.append(f"{_PREPARATIONS[word]}: {rest.decode(errors='replace')}")
         elif word == b"exit" and re.fullmatch(rb"\d{1,3}", rest):
             codes.append(int(rest))
         elif key and hmac.compare_digest(word, hmac.new(key, rest, hashlib.sha256).hexdigest().encode()):

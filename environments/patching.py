@@ -44,9 +44,11 @@ def apply_patch(container: Container, instance: Instance, patch: str, folder: st
     """
     text = patch if patch.endswith("\n") else patch + "\n"
     gold = touched_parts(instance.gold_patch)
+    programs = importlib.resources.files("srl_swe") / "docker"
     container.write_files(
         {
-            f"{folder}/apply-patch": (importlib.resources.files("srl_swe") / "docker" / "apply-patch").read_bytes(),
+            f"{folder}/apply-patch": (programs / "apply-patch").read_bytes(),
+            f"{folder}/steering": (programs / "steering").read_bytes(),
             f"{folder}/patch.diff": _bytes_of(text),
             f"{folder}/names": _lines(NAMES),
             f"{folder}/paths": _lines(PATHS),
