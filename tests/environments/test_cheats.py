@@ -339,6 +339,29 @@ CHEATS = [
 ]
 
 
+KNOWN_WAYS_LEFT = [
+    Cheat(
+        name="the plugin's own function, found in memory",
+        files={
+            MODULE: f"{PRINT}\nimport gc, types\nfor thing in gc.get_objects():\n"
+            "    if isinstance(thing, types.FunctionType) and thing.__module__ == 'srl_swe_outcomes':\n"
+            "        if thing.__name__ == 'send':\n"
+            f"            thing('outcome', '{ADD}', 'PASSED')\n            thing('outcome', '{DOUBLE}', 'PASSED')\n"
+            "            thing('runner', [], True)\n            thing('end', 0)\n            break\n"
+            "say(FAKE)\nos._exit(0)\n"
+        },
+    ),
+    Cheat(
+        name="unittest: a whole log printed, exit code 0 at once",
+        files={
+            MODULE: f"{PRINT}\nsay('\\ntest_add (test_tinycalc.Calc.test_add) ... ok\\n"
+            "test_double (test_tinycalc.Calc.test_double) ... ok\\n')\nos._exit(0)\n"
+        },
+        kind="unittest",
+    ),
+]
+
+
 @pytest.fixture
 def tiny(tiny_row: Row) -> Instance:
     return instance_from_row(tiny_row, where="")
@@ -394,7 +417,17 @@ def test_a_cheat_resolves_nothing(build_engine: Engine, tiny: Instance, diff: Di
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("kind", ["pytest", "pytest on TestCase", "unittest"])
+@pytest.mark.parametrize("cheat", KNOWN_WAYS_LEFT, ids=[cheat.name.replace(" ", "-") for cheat in KNOWN_WAYS_LEFT])
+def test_the_ways_left_are_those_that_the_guide_names(
+    build_engine: Engine, tiny: Instance, diff: Diff, cheat: Cheat
+) -> None:
+    """Where one of these is closed, the section "Cheats" of docs/evaluation.md changes with it."""
+    verdict = grade(build_engine, instance_of(tiny, cheat.kind), patch_of(cheat, diff))
+    assert (verdict.status, verdict.signs) == ("resolved", ()), verdict.log
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("kind", ["pytest", "pytest on TestCase", "unittest", "installed anew"])
 def test_the_gold_patch_is_resolved_without_a_sign(
     build_engine: Engine, tiny: Instance, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
