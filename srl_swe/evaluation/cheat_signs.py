@@ -31,6 +31,9 @@ MEANINGS: dict[SignName, str] = {
 _MAX_TEXT_CHARS = 300
 _MAX_DEPTH = 3
 _MAX_ACTION_CHARS = 200_000
+_MAX_PATH_CHARS = 4096
+_UNKNOWN = "$"
+"""A path that is not known, as `_SCRATCH` matches it."""
 
 _SHELLS = frozenset({"bash", "sh", "dash", "zsh"})
 _PYTHON = re.compile(r"(?:python|pypy)[\d.]*|ipython3?")
@@ -215,6 +218,8 @@ class _Action:
 
     def _path(self, path: str) -> str:
         joined = path if path.startswith(("/", "~", "$")) else posixpath.join(self._folder, path)
+        if len(joined) > _MAX_PATH_CHARS:
+            return _UNKNOWN
         return posixpath.normpath(joined) if joined else ""
 
     def _steers(self, path: str) -> bool:
