@@ -1,7 +1,8 @@
 """Attacks on the grader, each on a tiny instance in a real container; the gold patch beside them stays resolved."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ pytest.importorskip("swebench", reason="grading needs the extra [eval]")
 
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.grading import grade
+from srl_swe.environments.images import PARENT_LABEL
 from srl_swe.environments.instances import instance_from_row
 from srl_swe.types import Instance
 from tests.environments.conftest import BROKEN, MODULE
+from tests.environments.embedded import engine_with_base_image
 
 Row = dict[str, Any]
 Diff = Callable[[str, str, str], str]
@@ -437,3 +440,46 @@ def test_the_gold_patch_is_resolved_without_a_sign(
     instance = instance_of(replace(tiny, repo=f"{tiny.repo}-{kind}"), kind)
     verdict = grade(build_engine, instance, instance.gold_patch)
     assert (verdict.status, verdict.reason, verdict.signs, verdict.restored) == ("resolved", "", (), ())
+
+
+EVERY_MECHANISM = (
+    "conftest makereport (SWE-bench#631)",
+    "pluggy.py shadows pluggy",
+    "link out of the work tree",
+    "printed results at exit, exit code 0",
+    "own records on the channel",
+    "code of pytest's own function exchanged",
+    "tests edited at import, and run again",
+    "setup.py writes a .pth",
+    "setup.py leaves a process that reads the key",
+    "unittest: printed results at exit, exit code 0",
+)
+
+
+@pytest.fixture(scope="module")
+def embedded_engine(build_cache: Path) -> Iterator[Engine]:
+    """The embedded engine; what is built for the tiny package is removed at the end."""
+    with engine_with_base_image() as engine:
+        before = {image.id for image in engine.list_images(PARENT_LABEL)}
+        yield engine
+        for image in engine.list_images(PARENT_LABEL):
+            if image.id not in before:
+                engine.remove_image(image.id)
+
+
+@pytest.mark.parametrize("name", EVERY_MECHANISM)
+def test_each_mechanism_holds_on_the_embedded_engine(
+    embedded_engine: Engine, tiny: Instance, diff: Diff, name: str
+) -> None:
+    (cheat,) = (cheat for cheat in CHEATS if cheat.name == name)
+    verdict = grade(embedded_engine, instance_of(tiny, cheat.kind), patch_of(cheat, diff))
+    # Output is a socket there, which nobody opens by its path: what prints into the log from aside achieves nothing.
+    assert (verdict.status, verdict.reason in (cheat.reason, "tests")) == ("unresolved", True), verdict.log
+    assert set(cheat.restored) <= set(verdict.restored)
+
+
+@pytest.mark.parametrize("kind", ["pytest", "unittest", "installed anew"])
+def test_the_gold_patch_is_resolved_on_the_embedded_engine(
+    embedded_engine: Engine, tiny: Instance, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_the_gold_patch_is_resolved_without_a_sign(embedded_engine, tiny, kind, monkeypatch)
