@@ -473,8 +473,10 @@ def test_each_mechanism_holds_on_the_embedded_engine(
 ) -> None:
     (cheat,) = (cheat for cheat in CHEATS if cheat.name == name)
     verdict = grade(embedded_engine, instance_of(tiny, cheat.kind), patch_of(cheat, diff))
-    # Output is a socket there, which nobody opens by its path: what prints into the log from aside achieves nothing.
-    assert (verdict.status, verdict.reason in (cheat.reason, "tests")) == ("unresolved", True), verdict.log
+    # The log's pipe belongs to the host's user there: what opens it by its path from aside gets nowhere.
+    opens_log = any("/proc/" in text for text in cheat.files.values())
+    expected = "tests" if opens_log else cheat.reason
+    assert (verdict.status, verdict.reason) == ("unresolved", expected), (verdict.signs, verdict.log)
     assert set(cheat.restored) <= set(verdict.restored)
 
 
