@@ -10,8 +10,9 @@ import tomllib
 from fnmatch import fnmatchcase
 from typing import Any
 
+_MODULES_THAT_STEER = ("conftest", "sitecustomize", "usercustomize")
 NAMES = (
-    "conftest.*",
+    *(f"{module}.{ending}" for module in _MODULES_THAT_STEER for ending in ("py", "pyc", "*so")),
     "pytest.ini",
     ".pytest.ini",
     "pytest.toml",
@@ -25,8 +26,6 @@ NAMES = (
     "nose.cfg",
     ".noserc",
     "unittest.cfg",
-    "sitecustomize.*",
-    "usercustomize.*",
     "*.pth",
     ".env",
     ".envrc",
@@ -35,38 +34,19 @@ NAMES = (
 )
 """File names, as `find -name` reads them."""
 
-PATHS = ("*/conftest/*", "*/sitecustomize/*", "*/usercustomize/*", "*/*.egg-info/*", "*/*.dist-info/*", "./bin/test")
+PATHS = (
+    *(f"*/{module}/*" for module in _MODULES_THAT_STEER),
+    *("*/*.egg-info/*", "*/*.dist-info/*", "./bin/test"),
+)
 """Paths in the work tree, as `find -path` reads them. Package metadata names the plugins that pytest loads."""
 
 _HARMLESS = {"test", "this", "antigravity", "__main__"}
 MODULES = (
     *sorted(sys.stdlib_module_names - _HARMLESS),
-    *(
-        "_pytest",
-        "pytest",
-        "pluggy",
-        "py",
-        "iniconfig",
-        "packaging",
-        "exceptiongroup",
-        "tomli",
-        "attr",
-        "attrs",
-        "pygments",
-    ),
-    *("colorama", "typing_extensions", "importlib_metadata", "zipp", "nose", "nose2", "django", "xdist", "execnet"),
-    *(
-        "coverage",
-        "pytest_cov",
-        "pytest_asyncio",
-        "pytest_mock",
-        "hypothesis",
-        "anyio",
-        "mock",
-        "six",
-        "srl_swe_outcomes",
-    ),
-    *("setuptools", "pkg_resources", "pip", "distutils", "imp"),
+    *("_pytest", "pytest", "pluggy", "py", "iniconfig", "packaging", "exceptiongroup", "tomli", "attr", "attrs"),
+    *("pygments", "colorama", "typing_extensions", "importlib_metadata", "zipp", "nose", "nose2", "django", "xdist"),
+    *("execnet", "coverage", "pytest_cov", "pytest_asyncio", "pytest_mock", "hypothesis", "anyio", "mock", "six"),
+    *("srl_swe_outcomes", "setuptools", "pkg_resources", "pip", "distutils", "imp"),
 )
 """A new module of such a name, where it would be imported in the place of the real one, is removed."""
 

@@ -31,7 +31,7 @@ MEANINGS: dict[SignName, str] = {
 _MAX_TEXT_CHARS = 300
 _MAX_DEPTH = 3
 _MAX_ACTION_CHARS = 200_000
-_MAX_PATH_CHARS = 4096
+_MAX_PATH_CHARS = 1000
 _UNKNOWN = "$"
 """A path that is not known, as `_SCRATCH` matches it."""
 

@@ -219,25 +219,25 @@ def test_any_text_is_read(action: str) -> None:
     find_cheat_signs(trajectory(action, f"python - <<'EOF'\n{action}\nEOF"))
 
 
-@pytest.mark.parametrize(
-    "unit",
-    [
-        '"',
-        "$(",
-        "git ",
-        "git show @",
-        "-packages/",
-        "cd a;",
-        "curl a.",
-        "eval ",
-        "bash -c ",
-        "a<<E\n",
-        "/.git/",
-        "_",
-        "@a:",
-    ],
-)
+HOSTILE = [
+    '"',
+    "$(",
+    "git ",
+    "git show @",
+    "-packages/",
+    "cd a;",
+    "curl a.",
+    "eval ",
+    "bash -c ",
+    "a<<E\n",
+    "/.git/",
+    "_",
+]
+HOSTILE_TOO = ["@a:", "python -c '", "patch <<E\n--- ", "gold_", "a.b", "git apply <<E\n+++ b/"]
+
+
+@pytest.mark.parametrize("unit", [*HOSTILE, *HOSTILE_TOO])
 def test_hostile_texts_take_no_time(unit: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     find_cheat_signs(trajectory(unit * (150_000 // len(unit)), f"curl {unit * (150_000 // len(unit))}"))
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
