@@ -203,7 +203,7 @@ def test_package_names(instance_id: str, name: str) -> None:
 
 
 def test_real_experts_hardly_show_a_sign(shared_data: Path) -> None:
-    """168 real runs; the one that shows signs really asked for all of history and loosened a requirement."""
+    """167 real runs; the one that shows signs really asked for all of history and loosened a requirement."""
     found = {}
     num_runs = 0
     for run in read_trajectories([shared_data / "trajectories"], drops=DropCounter()):
