@@ -63,18 +63,7 @@ def run(folder: Path, *, tests: str = TESTS, key: str = KEY) -> RunnerRecords:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": str(plugins), "PYTEST_ADDOPTS": "-p srl_swe_outcomes"}
     command = 'printf "key %s\\n" "$0" >&9; "$@" >"$LOG" 2>&1; echo "exit $?" >&9'
-    pytest_call = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-rA",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(work),
-        *options,
-        ".",
-    ]
+    pytest_call = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "--rootdir", str(work), "."]
     with (folder / "channel").open("wb") as channel:
         subprocess.run(
             ["bash", "-c", f"exec 9>&{channel.fileno()}; {command}", KEY, *pytest_call],
