@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srl_swe.environments.patching import REACHES_OUT
 from srl_swe.environments.recording import SUFFIX
 from srl_swe.evaluation.episodes import TRAJECTORIES_FOLDER
 from srl_swe.evaluation.record import EvaluationRecord, InstanceOutcome
@@ -25,6 +26,7 @@ STAGES = {
     "does not apply": "the patch does not apply to the base commit",
     "tests fail": "the patch applies, and tests fail",
     "tests do not end": "the tests ran into the time limit, ran out of memory, or ended the script",
+    "not believed": "tests were reported that did not run so, or the patch reaches out of the work tree",
     "another reason": "not resolved, for the reason that is told beside it",
     "invalid": "the infrastructure failed, so nothing is known of the patch",
 }
@@ -35,6 +37,8 @@ _STAGE_OF_REASON = {
     "patch does not apply": "does not apply",
     "tests": "tests fail",
     "": "tests fail",
+    "forged": "not believed",
+    REACHES_OUT: "not believed",
     "timeout": "tests do not end",
     "out of memory": "tests do not end",
 }

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError, SrlSweError
+from srl_swe.evaluation.cheats import find_cheats
 from srl_swe.evaluation.pool import WorkPool
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
@@ -201,7 +202,14 @@ def _write_outcomes(
     verdicts = rounds[0]
     asked = outcomes(instances, predictions, rounds, invalid_episodes, store=store, folder=config.output)
     summary = replace(
-        summarize(instances, predictions, verdicts, invalid_episodes=invalid_episodes, wall_s=wall_s),
+        summarize(
+            instances,
+            predictions,
+            verdicts,
+            invalid_episodes=invalid_episodes,
+            wall_s=wall_s,
+            cheats=find_cheats(config.output, instances, predictions, verdicts),
+        ),
         flaky={each.instance_id: how_often(each.gradings) for each in asked if each.flaky},
     )
     write_reports(config.output, official_report(instances, predictions, verdicts), summary)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from srl_swe.errors import ConfigError
 from srl_swe.evaluation.agent import Agent, AgentConfig
+from srl_swe.evaluation.cheats import cheat_lines
 from srl_swe.evaluation.choice import Choice
 from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
 from srl_swe.evaluation.gold_failures import find_gold_failures, write_gold_failures
@@ -152,6 +153,8 @@ def _further_lines(config: EvalConfig, instances: Sequence[Instance], summaries:
         where = f"sample {number}: " if len(summaries) > 1 else ""
         for name, how_often in summary.flaky.items():
             yield f"{where}flaky: {name} ({how_often})"
+        if summary.cheats:
+            yield from (where + line for line in cheat_lines(summary.cheats))
     if config.confirm > 1 and not any(summary.flaky for summary in summaries):
         yield f"no verdict differs between {config.confirm} gradings"
     if config.gold:
