@@ -1,5 +1,6 @@
 """`srl-swe train`: SFT and SRL on a compiled set of step examples."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -76,6 +77,8 @@ def _train(command: TrainCommand, steps: Path, termination: Termination) -> None
         selection={**selection, "content_hash": manifest["content_hash"]},
         termination=termination,
     )
+    if os.environ.get("RANK", "0") != "0":  # one of several processes, of which the first reports
+        return
     if result.ending == "terminated":
         print(f"stopped by SIGTERM after iteration {result.iterations}; the same command goes on")
         return
