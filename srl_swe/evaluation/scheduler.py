@@ -14,12 +14,12 @@ from rich.console import Console
 
 from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError, SrlSweError
-from srl_swe.evaluation.pool import WorkPool
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.evaluation.report import Summary, official_report, summarize, write_reports
 from srl_swe.evaluation.results import VerdictStore
 from srl_swe.files import sole_writer
+from srl_swe.pool import WorkPool
 from srl_swe.types import Instance, Prediction, Verdict
 
 if TYPE_CHECKING:

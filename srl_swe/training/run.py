@@ -27,7 +27,7 @@ from srl_swe.training.checkpoint import (
 )
 from srl_swe.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
 from srl_swe.training.data_order import choose_subset, fingerprint
-from srl_swe.training.domain import Domain
+from srl_swe.training.domain import Acting, Domain
 from srl_swe.training.faults import memory_explained
 from srl_swe.training.metrics import METRICS_FILE, MetricsLog, RunDisplay, tracker_config
 from srl_swe.training.policy import Policy
@@ -41,6 +41,8 @@ class Run:
 
     config: TrainConfig
     domain: Domain
+    acting: Acting | None
+    """Where episodes are played; None where the method plays none."""
     train_examples: tuple[StepExample, ...]
     validation_examples: tuple[StepExample, ...]
     num_iterations: int
@@ -78,6 +80,7 @@ def open_run(
     domain: Domain,
     *,
     selection: Mapping[str, object],
+    acting: Acting | None = None,
 ) -> Iterator[Run]:
     """Start a run, or load the newest checkpoint of the matching run that lies in `config.output`.
 
@@ -114,6 +117,7 @@ def open_run(
                 yield Run(
                     config=config,
                     domain=domain,
+                    acting=acting,
                     train_examples=usable,
                     validation_examples=tuple(held_out[index] for index in chosen),
                     num_iterations=num_iterations,

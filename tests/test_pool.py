@@ -3,7 +3,7 @@
 import threading
 import time
 
-from srl_swe.evaluation.pool import WorkPool, WorkTimeoutError
+from srl_swe.pool import WorkPool, WorkTimeoutError
 
 
 def test_never_more_than_the_bound_at_once() -> None:
