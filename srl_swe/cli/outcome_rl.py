@@ -86,8 +86,8 @@ def _check_apart(played: Sequence[Instance], held_out: Sequence[Instance]) -> No
     both = sorted({one.instance_id for one in played} & {one.instance_id for one in held_out})
     if both:
         raise ConfigError(
-            f"{len(both)} instances are for training and for validation, {both[0]} among them; the resolve rate would not "
-            "be a held-out one: take them out of one of the two files"
+            f"{len(both)} instances are for training and for validation, {both[0]} among them; nothing would be held "
+            "out: take them out of one of the two files"
         )
 
 

@@ -44,6 +44,12 @@ class EpisodeGroup:
     """Those with a reward."""
     invalid: tuple[InvalidEpisode, ...] = ()
 
+    @property
+    def num_lost_tokens(self) -> int:
+        """Return the completion tokens of attempts that infrastructure ended."""
+        outcomes: tuple[EpisodeOutcome, ...] = (*self.episodes, *self.invalid)
+        return sum(outcome.num_lost_tokens for outcome in outcomes)
+
 
 def episode_signal(group: EpisodeGroup, *, min_reward_std: float) -> Signal:
     """Say whether a group is trained on: the population std of its rewards must exceed `min_reward_std`."""
@@ -225,7 +231,7 @@ def _episode_metrics(groups: Sequence[EpisodeGroup]) -> dict[str, float]:
     rollouts = [rollout for episode in episodes for rollout in episode.rollouts]
     endings = Counter(episode.ending for episode in episodes)
     tokens = sum(episode.num_completion_tokens for episode in episodes)
-    lost = sum(outcome.num_lost_tokens for group in groups for outcome in (*group.episodes, *group.invalid))
+    lost = sum(group.num_lost_tokens for group in groups)
     num_resolved = sum(episode.resolved for episode in episodes)
     num_answers = max(len(rollouts), 1)
     metrics: dict[str, float] = {
@@ -265,9 +271,7 @@ def _account(filled: Filled[EpisodeGroup], signals: Sequence[Signal], config: Tr
     counts: dict[str, float] = {name: len(episodes) for name, episodes in parts.items()}
     tokens = {name: sum(episode.num_completion_tokens for episode in episodes) for name, episodes in parts.items()}
     counts["invalid"] = sum(len(group.invalid) for group in filled.sampled)
-    tokens["invalid"] = sum(
-        outcome.num_lost_tokens for group in filled.sampled for outcome in (*group.episodes, *group.invalid)
-    )
+    tokens["invalid"] = sum(group.num_lost_tokens for group in filled.sampled)
     metrics = {f"episodes/{name}": count for name, count in counts.items()}
     metrics |= {f"episode_tokens/{name}": float(count) for name, count in tokens.items()}
     return metrics | {"episodes/sampled": sum(counts.values()), "episode_tokens/sampled": float(sum(tokens.values()))}
