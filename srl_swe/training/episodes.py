@@ -14,9 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import gymnasium as gym
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 
-from srl_swe.errors import ContainerError, EngineUnavailableError, MalformedCompletionError, SrlSweError
+from srl_swe.errors import ContainerError, EngineUnavailableError, ImageError, MalformedCompletionError, SrlSweError
 from srl_swe.pool import WorkPool, WorkTimeoutError
 from srl_swe.training.batches import longest_prompt
 from srl_swe.training.config import TrainConfig
@@ -225,7 +231,7 @@ class _Rounds:
 
     def _start(self, episode: _Episode) -> Environment:
         retrying = Retrying(
-            retry=retry_if_exception_type(ContainerError),
+            retry=retry_if_exception_type(ContainerError) & retry_if_not_exception_type(ImageError),
             stop=stop_after_attempt(self._limits.infrastructure_attempts + 1 - episode.attempt),
             wait=wait_exponential_jitter(initial=1.0, max=20.0),
             reraise=True,

@@ -121,7 +121,7 @@ def collect_episodes(
         )  # fmt: skip
     metrics: dict[str, float] = {f"groups/{signal}": counts[signal] for signal in get_args(Signal)}
     metrics |= _episode_metrics(filled.sampled) | _account(filled, signals, config) | filled.metrics
-    return _batch_of(filled, config, metrics)
+    return batch_of_episodes(filled, config, metrics)
 
 
 def validate_episodes(
@@ -184,7 +184,8 @@ def _require_some(invalid: Sequence[Sequence[InvalidEpisode]], played: Sequence[
     )
 
 
-def _batch_of(filled: Filled[EpisodeGroup], config: TrainConfig, metrics: Mapping[str, float]) -> Batch:
+def batch_of_episodes(filled: Filled[EpisodeGroup], config: TrainConfig, metrics: Mapping[str, float]) -> Batch:
+    """Return the groups to train on as rows, one per answer, each with its episode's advantage and share of tokens."""
     rows: list[Row] = []
     advantages: list[float] = []
     weights: list[float] = []

@@ -27,7 +27,7 @@ from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, mix_seed
 from srl_swe.training.termination import Termination
 from srl_swe.training.trainer import TrainResult, train
-from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Message, StepExample
+from srl_swe.types import HistoryPair, Instance, InstanceEnvironment, InstanceTests, Message, StepExample
 
 from .run_tiny import tiny_config
 from .tiny import DOMAIN, LETTERS, TEMPLATE, make_model
@@ -111,18 +111,19 @@ ACTING_DOMAIN = replace(DOMAIN, render=render)
 
 
 def acting_config(model: Path, output: Path, **changes: object) -> TrainConfig:
-    """Two groups of four episodes an iteration."""
+    """One group of four episodes an iteration."""
     limits: dict[str, object] = {"max_steps": 3, "max_malformed": 2, "command_timeout_s": 20.0, "max_parallel": 4}
     limits |= {name: changes.pop(name) for name in list(changes) if name in EpisodeConfig.__dataclass_fields__}
     episodes = EpisodeConfig(**limits)  # type: ignore[arg-type]
     options: dict[str, object] = {
-        "prompts_per_iteration": 2,
-        "num_iterations": 3,
-        "max_refills": 1,
+        "prompts_per_iteration": 1,
+        "num_iterations": 2,
+        "learning_rate": 2e-3,
+        "max_refills": 0,
         "max_oversampling": 1.0,
         "max_prompt_tokens": 160,
         "tokens_per_pack": 200,
-        "validation_examples": 0,
+        "validate_every": 10,
         "checkpoint_every": None,
         "updates_per_iteration": 1,
         "episodes": episodes,
@@ -136,13 +137,29 @@ def acting(engine: Engine, config: TrainConfig, letters: str = "ab") -> Acting:
 
 def expert_steps(letters: str) -> list[StepExample]:
     """Step examples of two experts: one repairs and then submits, the other submits at once."""
-    found = []
-    for start in episode_starts(letter_instances(letters)):
-        for number, action in enumerate(("fix", "submit")):
-            found.append(
-                replace(start, example_id=f"{start.example_id}{number}", expert_thought="h", expert_action=action)
-            )
-    return found
+    repaired = (HistoryPair(action="fix", observation="done"),)
+    steps: tuple[tuple[tuple[HistoryPair, ...], str], ...] = (((), "fix"), ((), "submit"), (repaired, "submit"))
+    return [
+        replace(start, example_id=f"{start.example_id}-{n}", history=history, expert_thought="h", expert_action=action)
+        for start in episode_starts(letter_instances(letters))
+        for n, (history, action) in enumerate(steps)
+    ]
+
+
+def warm_up(model: Path, output: Path) -> Path:
+    """Teach a model to act as either expert, and return its folder."""
+    config = tiny_config(
+        model,
+        output,
+        "sft",
+        num_iterations=40,
+        prompts_per_iteration=6,
+        max_prompt_tokens=160,
+        tokens_per_pack=300,
+        updates_per_iteration=1,
+        checkpoint_every=40,
+    )
+    return train(config, expert_steps("ab"), [], ACTING_DOMAIN).last_model
 
 
 class ScriptedTokens:
@@ -192,7 +209,7 @@ class ScriptedTokens:
 
 
 def run_acting(
-    config: TrainConfig, *, letters: str = "ab", held_out: str = "", domain: Domain = ACTING_DOMAIN
+    config: TrainConfig, *, letters: str = "ab", held_out: str = "c", domain: Domain = ACTING_DOMAIN
 ) -> TrainResult:
     """Train where every repair is possible."""
     with connect_engine() as engine, Termination() as termination:
