@@ -41,6 +41,7 @@ RUN mkdir /testbed && cd /testbed && echo broken > state && git init -q && git a
 WORKDIR /testbed
 """
 SCRIPT = """\
+cd /testbed
 echo '>>>>> Start Test Output'
 [ "$(cat state)" = fixed ] && echo 'PASSED test_state' || echo 'FAILED test_state'
 echo 'PASSED test_other'

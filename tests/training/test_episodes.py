@@ -10,12 +10,13 @@ import pytest
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import ContainerError
-from srl_swe.software_engineering import episode_starts
+from srl_swe.software_engineering import acting_in_containers, episode_starts
 from srl_swe.training.config import TrainConfig
-from srl_swe.training.episodes import EpisodeJob, EpisodeOutcome, InvalidEpisode, PlayedEpisode, play_episodes
+from srl_swe.training.episodes import EpisodeJob, EpisodeOutcome, PlayedEpisode, play_episodes
 from srl_swe.training.outcome import collect_episodes, validate_episodes
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import mix_seed
+from srl_swe.types import Step, Trajectory
 
 from .episode_world import ACTING_DOMAIN, FIX_TOKEN, ScriptedTokens, acting, acting_config, letter_instances
 
@@ -206,5 +207,34 @@ def test_where_nothing_can_be_judged_the_run_stops(
     assert own_containers(acting_engine) == set()
 
 
-def test_an_invalid_outcome_has_no_reward() -> None:
-    assert not hasattr(InvalidEpisode(reason="x", num_lost_tokens=0), "reward")
+def test_the_reward_can_blend_verdict_and_similarity(
+    acting_engine: Engine, config: TrainConfig, acting_policy: Policy, ids: Callable[..., tuple[int, ...]]
+) -> None:
+    steps = tuple(Step(thought="", action=action, observation="", exit_code=0) for action in ("fix", "submit"))
+    expert = Trajectory(
+        trajectory_id="t",
+        instance_id="letters-a",
+        problem_statement="",
+        steps=steps,
+        patch="",
+        source="",
+        model="",
+        resolved=True,
+    )
+    blended = replace(config.episodes, similarity_weight=0.5)
+    instances = letter_instances("ab")
+    starts = episode_starts(instances)
+    scripts = {0: [ids("h|", FIX_TOKEN), ids("h|submit")], 1: [ids("h|submit")], 2: [ids("h|submit")]}
+    outcomes = play_episodes(
+        [EpisodeJob(start=starts[place], seed=seed) for seed, place in enumerate((0, 0, 1))],
+        policy=acting_policy,
+        sampler=ScriptedTokens(acting_policy, scripts),
+        domain=ACTING_DOMAIN,
+        acting=acting_in_containers(instances, acting_engine, blended, experts={"letters-a": expert}),
+        config=config,
+        temperature=1.0,
+    )
+    # The expert's own steps: 0.5 * (1 + 1) / 2 + 0.5. "submit" for "fix" shares the i: 0.5 * (2 * 1 / 9) / 2.
+    # Without an expert the verdict has all of it.
+    rewards = [outcome.reward for outcome in outcomes if isinstance(outcome, PlayedEpisode)]
+    assert rewards == pytest.approx([1.0, 0.5 * 2 / 9 / 2, 0.0])
