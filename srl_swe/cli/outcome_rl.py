@@ -62,6 +62,7 @@ def train_by_outcome(
         episode_starts,
         instances_hash,
         software_engineering,
+        trained_limits,
     )
     from srl_swe.training.trainer import train
 
@@ -75,11 +76,20 @@ def train_by_outcome(
             replace(config, data=str(instances)),
             episode_starts(played),
             episode_starts(held_out),
-            software_engineering(prompts),
+            software_engineering(_limits(prompts, trained_limits(Path(config.model)))),
             acting=acting_in_containers([*played, *held_out], engine, config.episodes, experts=experts),
             selection=selection,
             termination=termination,
         )
+
+
+def _limits(given: PromptLimits, trained: PromptLimits) -> PromptLimits:
+    """Return what prompts show: what was given, else the same as when the model was trained; say where they differ."""
+    chosen = trained if given == PromptLimits() else given
+    if given != trained:
+        whose = "as the model was trained" if chosen == trained else f"but the model was trained with {trained}"
+        print(f"note: prompts are made with {chosen}, {whose}")
+    return chosen
 
 
 def _check_apart(played: Sequence[Instance], held_out: Sequence[Instance]) -> None:

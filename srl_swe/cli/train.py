@@ -30,7 +30,9 @@ class TrainCommand:
     2510.25992) on a cluster's scale.
 
     srl-swe train --data steps/ --model MODEL --output runs/srl
+
     srl-swe train --method rlvr --init runs/srl/best --instances FILE --output runs/rlvr
+
     srl-swe train --curriculum srl,rlvr --data steps/ --instances FILE --model MODEL --output runs/both
 
     The run folder holds config.json, metrics.jsonl, checkpoints, `best` (on held-out steps) and `last`, both

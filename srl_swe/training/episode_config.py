@@ -10,29 +10,30 @@ from srl_swe.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeConfig:
-    """How the policy acts when it is trained by rlvr; the other methods play no episodes."""
+    """For method rlvr alone: how the policy acts, and what an episode's reward is made of. The other methods play no
+    episodes."""
 
     max_steps: int = 40
-    """rlvr: actions an episode may take. At this and every other limit, what stands until then is judged, as
+    """Actions an episode may take. At this and every other limit, what stands until then is judged, as
     `srl-swe eval` does."""
     max_episode_tokens: int | None = None
-    """rlvr: completion tokens after which an episode is ended. None = no limit but max-steps."""
+    """Completion tokens after which an episode is ended. None = no limit but max-steps."""
     max_malformed: int = 3
-    """rlvr: malformed answers in a row that end an episode."""
+    """Malformed answers in a row that end an episode."""
     command_timeout_s: float = 60.0
-    """rlvr: seconds of one command."""
+    """Seconds of one command."""
     episode_limit_s: float = 3600.0
-    """rlvr: seconds of an episode from its start on; sampling and waiting for the others of a round count."""
+    """Seconds of an episode from its start on; sampling and waiting for the others of a round count."""
     start_limit_s: float = 3600.0
-    """rlvr: seconds that starting an environment may take, its image's build or pull included."""
+    """Seconds that starting an environment may take, its image's build or pull included."""
     judge_limit_s: float = 4500.0
-    """rlvr: seconds that judging an episode may take (twice the tests' own limit, and what starts before them)."""
+    """Seconds that judging an episode may take (twice the tests' own limit, and what starts before them)."""
     max_parallel: int = 8
-    """rlvr: episodes that act at once, each with a container; as many more may be judged beside them."""
+    """Episodes that act at once, each with a container; as many more may be judged beside them."""
     infrastructure_attempts: int = 3
-    """rlvr: how often an episode is begun before infrastructure failures make it invalid."""
+    """How often an episode is begun before infrastructure failures make it invalid."""
     similarity_weight: float = 0.0
-    """rlvr: share of the reward that comes from the similarity of the actions to an expert's, where the instance has an
+    """Share of the reward that comes from the similarity of the actions to an expert's, where the instance has an
     expert trajectory; the verdict has the rest. 0 = the verdict alone, as in the paper."""
 
     def __post_init__(self) -> None:

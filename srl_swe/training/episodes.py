@@ -35,7 +35,7 @@ from srl_swe.types import HistoryPair, Rollout, StepExample
 EpisodeEnding = Literal["submitted", "step_limit", "token_limit", "time_limit", "context", "malformed"]
 """Who ended an episode: the policy, else the limit that was reached."""
 
-_STOP_LIMIT_S = 20.0
+_STOP_LIMIT_S = 10.0
 _TICK_S = 0.5
 
 logger = logging.getLogger(__name__)
