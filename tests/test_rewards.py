@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from srl_swe import rewards
 from srl_swe.types import HistoryPair, StepExample
 
+rewards.similarity("compiled", "once")  # some seconds, which no example below has to wait for
+
 COMMAND = st.lists(
     st.sampled_from(["sed -n ", "1,20p ", "a.py", "grep -rn ", "'def f'", " | head", "\n", "é", "\U0001f600", "x" * 30])
     | st.text(max_size=8),
@@ -18,6 +20,7 @@ COMMAND = st.lists(
 
 def test_the_fast_backend_is_in_use_where_it_is_installed() -> None:
     pytest.importorskip("difflib_fast", reason="extra [train] is not installed")
+    pytest.importorskip("numba", reason="extra [train] is not installed")
     assert rewards.backend() is not rewards.difflib_similarity
 
 

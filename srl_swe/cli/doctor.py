@@ -184,7 +184,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _git,
     _engine,
     _base_image,
-    _extra("train", "torch", "transformers", "accelerate", "safetensors", "difflib-fast", needed=True),
+    _extra("train", "torch", "transformers", "accelerate", "safetensors", "difflib-fast", "numba", needed=True),
     _extra("eval", "swebench", "pyarrow", needed=True),
     _vllm,
     _gpu,

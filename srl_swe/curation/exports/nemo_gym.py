@@ -139,7 +139,7 @@ def _server_files(export: Export) -> Mapping[str, str]:
     return {
         f"{_FOLDER}/app.py": _APP,
         f"{_FOLDER}/task_data.py": _TASK_DATA,
-        f"{_FOLDER}/requirements.txt": "nemo-gym\nsrl-swe\ndifflib-fast\n",
+        f"{_FOLDER}/requirements.txt": "nemo-gym\nsrl-swe\ndifflib-fast\nnumba\n",
         f"{_FOLDER}/configs/{SERVER}.yaml": _CONFIG.format(server=SERVER, datasets="".join(datasets)),
     }
 
