@@ -58,7 +58,9 @@ class SWEEnv(gym.Env[str, str]):
     ## Rewards
     Without a trajectory of the instance: 1.0 at `submit` when the verdict is *resolved* and `grade` is on; 0.0 at
     every other step. With one: the similarity, in [0, 1], of the action to the one that the expert took at this
-    step, `submit` included; 0.0 where the expert took none any more.
+    step, `submit` included; 0.0 where the expert took none any more. With `similarity_weight` w the two are blended, so
+    that the rewards of an episode add up to w * similarity over the expert's steps on average, + 1 - w where the
+    verdict is *resolved*.
 
     ## Episode End
     Terminated by `submit`. Truncated after `max_steps` actions or `episode_timeout_s`; a truncated
@@ -74,6 +76,7 @@ class SWEEnv(gym.Env[str, str]):
     - `instances`: a file of task rows, or the instances themselves.
     - `instance_id`: plays only this one.
     - `trajectories`: expert trajectories, at most one of an instance; only instances that have one are played.
+    - `similarity_weight`: share of the similarity in a blended reward, in [0, 1]; None = no blend.
     - `grade`: runs the tests at `submit`.
     - `max_steps`: actions per episode, `submit` included; None = no limit.
     - `command_timeout_s`, `episode_timeout_s`: seconds of wall time.
@@ -97,6 +100,7 @@ class SWEEnv(gym.Env[str, str]):
         *,
         instance_id: str | None = None,
         trajectories: Sequence[Trajectory] = (),
+        similarity_weight: float | None = None,
         grade: bool = True,
         max_steps: int | None = None,
         command_timeout_s: float = 90.0,
@@ -116,6 +120,10 @@ class SWEEnv(gym.Env[str, str]):
         ):
             if not value > 0:
                 raise ConfigError(f"SWEEnv: {name} is {value}; expected more than 0")
+        if similarity_weight is not None and not 0 <= similarity_weight <= 1:
+            raise ConfigError(f"SWEEnv: similarity_weight is {similarity_weight}; expected a number in [0, 1] or None")
+        if similarity_weight is not None and not trajectories:
+            raise ConfigError("SWEEnv: similarity_weight blends in the similarity to an expert; give trajectories")
         if num_warm < 0:
             raise ConfigError(f"SWEEnv: num_warm is {num_warm}; expected at least 0")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -133,6 +141,7 @@ class SWEEnv(gym.Env[str, str]):
                     f"{len(self._experts)} trajectories is for {next(iter(self._experts))}"
                 )
         self._instance_id = instance_id
+        self._similarity_weight = similarity_weight
         self._grade = grade
         self._max_steps = max_steps
         self._command_timeout_s = command_timeout_s
@@ -378,14 +387,19 @@ class SWEEnv(gym.Env[str, str]):
                     "the episode has no reward, reset() starts it again"
                 )
             info["verdict"] = verdict
-            if not self.expert_steps:
-                reward = 1.0 if verdict.status == "resolved" else 0.0
+            share = 1.0 if not self.expert_steps else 0.0
+            if self.expert_steps and self._similarity_weight is not None:
+                share = 1.0 - self._similarity_weight
+            reward += share if verdict.status == "resolved" else 0.0
         self._last_action, self._last = SUBMIT, ("", info)
         return "", reward, True, False, info
 
     def _similarity(self, action: str) -> float:
         expert = self._expert_action()
-        return 0.0 if expert is None else similarity(action, expert)
+        if expert is None:
+            return 0.0
+        weight = 1.0 if self._similarity_weight is None else self._similarity_weight / len(self.expert_steps)
+        return weight * similarity(action, expert)
 
     def _expert_action(self) -> str | None:
         steps = self.expert_steps

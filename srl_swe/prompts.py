@@ -27,6 +27,9 @@ command is `submit`."""
 ISSUE_TEMPLATE = "<issue>\n{{task}}\n</issue>"
 """How a prompt begins after the system prompt; the place of the problem statement in mini-swe-agent's words."""
 
+NO_COMMAND = "(no command: the answer was malformed)"
+"""Stands for the action of a malformed answer in the history that later prompts show."""
+
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _FENCE = re.compile(r"(`{3,})bash[ \t]*\r?\n(.*?)\r?\n\1[ \t]*(?=\r?\n|\Z)", re.DOTALL)
 
@@ -105,6 +108,12 @@ def parse(text: str) -> Completion:
     if not action:
         raise MalformedCompletionError("The ```bash block is empty: give one command.")
     return Completion(thought=thought, action=action)
+
+
+def answer_malformed(reason: str, *, cut_off: bool) -> HistoryPair:
+    """Return what later prompts show of an answer that `parse` refused, for this reason or at the token limit."""
+    cut = " It was cut off at its token limit." if cut_off else ""
+    return HistoryPair(action=NO_COMMAND, observation=f"Your answer was malformed: {reason}{cut}")
 
 
 def write(thought: str, action: str) -> str:

@@ -1,15 +1,23 @@
-"""The domain that the project is about: prompts and rewards of software engineering, as training sees them."""
+"""The domain that the project is about: prompts, rewards and episodes of software engineering, for training."""
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.images import ensure_image
+from srl_swe.environments.limits import ContainerLimits
+from srl_swe.environments.preparation import ensure_prepared
+from srl_swe.environments.swe_env import SUBMIT, SWEEnv
 from srl_swe.errors import DataError
-from srl_swe.prompts import PromptLimits, parse, render, write
+from srl_swe.prompts import PromptLimits, answer_malformed, parse, render, write
 from srl_swe.rewards import similarity
-from srl_swe.training.domain import OPTIONS_FILE, Domain
-from srl_swe.types import Message, StepExample
+from srl_swe.training.domain import OPTIONS_FILE, Acting, Domain
+from srl_swe.training.episode_config import EpisodeConfig
+from srl_swe.types import Instance, Message, StepExample, Trajectory
 
 
 def software_engineering(limits: PromptLimits) -> Domain:
@@ -19,6 +27,75 @@ def software_engineering(limits: PromptLimits) -> Domain:
         return render(example.problem_statement, example.history, limits)
 
     return Domain(render=render_example, parse=parse, write=write, score=similarity, options=asdict(limits))
+
+
+def episode_starts(instances: Sequence[Instance]) -> list[StepExample]:
+    """Return the context at the start of an episode on each instance; there is no expert action in it."""
+    return [
+        StepExample(
+            example_id=instance.instance_id,
+            instance_id=instance.instance_id,
+            trajectory_id="",
+            step_index=0,
+            problem_statement=instance.problem_statement,
+            history=(),
+            expert_thought="",
+            expert_action="",
+        )
+        for instance in instances
+    ]
+
+
+def instances_hash(instances: Sequence[Instance]) -> str:
+    """Return a hash over every field of the instances, their tests included, and their order."""
+    return hashlib.sha256(repr(tuple(instances)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def acting_in_containers(
+    instances: Sequence[Instance],
+    engine: Engine,
+    config: EpisodeConfig,
+    *,
+    experts: Mapping[str, Trajectory] | None = None,
+) -> Acting:
+    """Return how episodes are played on these instances: commands in a container each, judged at the end by the tests.
+
+    `experts` are trajectories by instance id; with a `similarity_weight` above 0 they have that share of the reward of
+    their instance. On the others the verdict has all of it.
+    """
+    by_id = {instance.instance_id: instance for instance in instances}
+    limits = ContainerLimits()
+
+    def open_environment(instance_id: str) -> SWEEnv:
+        instance = by_id[instance_id]
+        # Made once and kept: an instance is played many times.
+        ensure_image(engine, instance.environment)
+        ensure_prepared(engine, instance.environment, limits.user)
+        expert = (experts or {}).get(instance_id) if config.similarity_weight else None
+        environment = SWEEnv(
+            instances=[instance],
+            trajectories=[expert] if expert else (),
+            similarity_weight=config.similarity_weight if expert else None,
+            command_timeout_s=config.command_timeout_s,
+            # Steps and time are counted by whoever plays, who has the work tree judged at every limit.
+            max_steps=None,
+            episode_timeout_s=float("inf"),
+            limits=limits,
+            num_warm=0,
+            engine=engine,
+        )
+        try:
+            environment.reset()
+        except BaseException:
+            environment.close()
+            raise
+        return environment
+
+    return Acting(
+        open_environment=open_environment,
+        last_action=SUBMIT,
+        answer_malformed=lambda reason, cut_off: answer_malformed(reason, cut_off=cut_off),
+    )
 
 
 def trained_limits(

@@ -10,7 +10,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("srl_swe.types", "srl_swe.errors", "srl_swe.paths", "srl_swe.files", "srl_swe.closing", "srl_swe.matching"),
+    (
+        "srl_swe.types",
+        "srl_swe.errors",
+        "srl_swe.paths",
+        "srl_swe.files",
+        "srl_swe.closing",
+        "srl_swe.matching",
+        "srl_swe.pool",
+    ),
     ("srl_swe.prompts", "srl_swe.rewards", "srl_swe.trajectories"),
     ("srl_swe.environments",),
     ("srl_swe.training",),

@@ -17,7 +17,7 @@ from srl_swe.errors import SrlSweError
 
 COMMANDS = {
     "data": "compile expert trajectories to step examples; show, report, replay, profile, export them",
-    "train": "train a model on step examples: SFT, SRL",
+    "train": "train a model: SFT and SRL on step examples, RLVR on instances, curricula of them",
     "eval": "act on instances and grade patches: the resolve rate",
     "reward": "explain the similarity of two actions",
     "demo": "the whole loop on data that the project makes itself",

@@ -1,26 +1,40 @@
-"""`srl-swe train`: SFT and SRL on a compiled set of step examples."""
+"""`srl-swe train`: SFT and SRL on a compiled set of step examples, RLVR on instances, and curricula of them."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
+from srl_swe.cli.curriculum import parse_stages, run_stages, stage_words
+from srl_swe.cli.outcome_rl import check_options, train_by_outcome
 from srl_swe.cli.recipes import expand_recipe
 from srl_swe.curation.pivots import PivotRule, select_pivots
 from srl_swe.curation.profile_file import Profile, fingerprint_model, read_profile
 from srl_swe.errors import ConfigError
 from srl_swe.prompts import PromptLimits
-from srl_swe.training.config import TrainConfig
+from srl_swe.training.config import Method, TrainConfig
+from srl_swe.training.episode_config import EpisodeConfig
 from srl_swe.training.termination import Terminated, Termination
 from srl_swe.trajectories.store import read_manifest, read_steps
 from srl_swe.types import StepExample
 
+if TYPE_CHECKING:
+    from srl_swe.training.trainer import TrainResult
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainCommand:
-    """Train a model on step examples. Defaults are the paper's recipe (arXiv 2510.25992) on a cluster's scale.
+    """Train a model on step examples (sft, srl) or on instances (rlvr). Defaults are the paper's recipe (arXiv
+    2510.25992) on a cluster's scale.
+
+    srl-swe train --data steps/ --model MODEL --output runs/srl
+
+    srl-swe train --method rlvr --init runs/srl/best --instances FILE --output runs/rlvr
+
+    srl-swe train --curriculum srl,rlvr --data steps/ --instances FILE --model MODEL --output runs/both
 
     The run folder holds config.json, metrics.jsonl, checkpoints, `best` (on held-out steps) and `last`, both
     ordinary model folders. The same command goes on where it stopped, bit for bit on a CPU.
@@ -33,29 +47,91 @@ class TrainCommand:
     profile: Path | None = None
     """Train on pivots only: steps that this profile, written by `srl-swe data profile`, shows to be worth it."""
     pivots: tyro.conf.OmitArgPrefixes[PivotRule] = field(default_factory=PivotRule)
+    instances: Path | None = None
+    """rlvr: file of the instances to act on (.jsonl, .json, .parquet), as `srl-swe eval` reads them."""
+    validation_instances: Path | None = None
+    """rlvr: file of held-out instances; the model with the best mean reward on them is kept as best."""
+    trajectories: tuple[Path, ...] = ()
+    """rlvr: published expert runs on the instances, for similarity-weight; of each instance the first that is not known
+    to have failed."""
+    curriculum: str = ""
+    """Methods to run one after the other, for example srl,rlvr or sft,srl,rlvr: each in a folder of its own below
+    output, from the best model of the one before. Takes the place of method."""
+    stage_options: tuple[str, ...] = ()
+    """Options of one stage of a curriculum, for example sft.num-iterations=8 rlvr.max-steps=10; the others are for
+    all."""
 
     def __post_init__(self) -> None:
+        if self.curriculum:
+            parse_stages(self.curriculum)
+        elif self.stage_options:
+            raise ConfigError("stage_options are for the stages of a curriculum: give --curriculum")
         if self.profile is None and self.pivots != PivotRule():
             raise ConfigError("min_profile_std and max_profile_mean choose among profiled steps: give --profile FILE")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
-    groups = (TrainConfig, PromptLimits, PivotRule)
-    known = {"profile", *(option.name for group in groups for option in fields(group))}
-    command = tyro.cli(TrainCommand, prog="srl-swe train", args=expand_recipe(arguments, known=known))
-    if not command.train.data:
-        raise ConfigError("say what to train on: --data FOLDER, written by `srl-swe data compile`")
+    groups = (TrainConfig, EpisodeConfig, PromptLimits, PivotRule)
+    known = {"profile", "instances", "validation_instances", "trajectories"}
+    known |= {option.name for group in groups for option in fields(group)} - {"episodes"}
+    words = expand_recipe(arguments, known=known)
+    command = _parse(words)
     try:
         with Termination() as termination:
-            _train(command, Path(command.train.data), termination)
+            if command.curriculum:
+                _run_curriculum(command, words, termination)
+            else:
+                _check(command)
+                _report(command, _train(command, termination))
     except Terminated:
         # Before the first iteration or after the last.
         print("stopped by SIGTERM while there was nothing to save; the same command goes on")
     return 0
 
 
-def _train(command: TrainCommand, steps: Path, termination: Termination) -> None:
+def _parse(words: Sequence[str]) -> TrainCommand:
+    return tyro.cli(TrainCommand, prog="srl-swe train", args=list(words))
+
+
+def _run_curriculum(command: TrainCommand, words: Sequence[str], termination: Termination) -> None:
+    stages = parse_stages(command.curriculum)
+    own_words = {stage: stage_words(words, stage, stages, command.stage_options) for stage in stages}
+    # What is wrong with the last stage is said before the first one begins.
+    for stage in stages:
+        _check(_parse(own_words[stage]))
+
+    def run_stage(stage: Method, model: Path, output: Path) -> "TrainResult":
+        own = _parse([*own_words[stage], "--model", str(model), "--output", str(output)])
+        result = _train(own, termination)
+        _report(own, result)
+        return result
+
+    run_stages(stages, Path(command.train.model), command.train.output, run_stage)
+
+
+def _check(command: TrainCommand) -> None:
+    if command.train.method == "rlvr":
+        check_options(command.train, command.instances, command.trajectories)
+    elif not command.train.data:
+        raise ConfigError("say what to train on: --data FOLDER, written by `srl-swe data compile`")
+
+
+def _train(command: TrainCommand, termination: Termination) -> "TrainResult":
+    if command.train.method == "rlvr":
+        assert command.instances is not None
+        return train_by_outcome(
+            command.train,
+            command.prompts,
+            instances=command.instances,
+            validation_instances=command.validation_instances,
+            trajectories=command.trajectories,
+            termination=termination,
+        )
+    return _train_on_steps(command, Path(command.train.data), termination)
+
+
+def _train_on_steps(command: TrainCommand, steps: Path, termination: Termination) -> "TrainResult":
     train_examples: Sequence[StepExample] = list(read_steps(steps, "train"))
     validation_examples = list(read_steps(steps, "validation"))
     manifest = read_manifest(steps)
@@ -69,7 +145,7 @@ def _train(command: TrainCommand, steps: Path, termination: Termination) -> None
     from srl_swe.software_engineering import software_engineering
     from srl_swe.training.trainer import train
 
-    result = train(
+    return train(
         command.train,
         train_examples,
         validation_examples,
@@ -77,6 +153,9 @@ def _train(command: TrainCommand, steps: Path, termination: Termination) -> None
         selection={**selection, "content_hash": manifest["content_hash"]},
         termination=termination,
     )
+
+
+def _report(command: TrainCommand, result: "TrainResult") -> None:
     if os.environ.get("RANK", "0") != "0":  # one of several processes, of which the first reports
         return
     if result.ending == "terminated":

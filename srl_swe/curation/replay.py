@@ -22,9 +22,9 @@ from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.official_rules import require_rules
 from srl_swe.errors import ConfigError, ContainerError, DataError, EngineUnavailableError, SrlSweError
-from srl_swe.evaluation.pool import WorkPool
 from srl_swe.evaluation.results import verdict_key
 from srl_swe.evaluation.scheduler import stop_running_safely
+from srl_swe.pool import WorkPool
 from srl_swe.trajectories.store import PARTS, read_compiled
 from srl_swe.types import Instance, Trajectory
 

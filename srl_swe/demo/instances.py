@@ -22,8 +22,8 @@ from srl_swe.environments.downloads import sdist_file
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.instances import instance_from_row
 from srl_swe.errors import DataError
-from srl_swe.evaluation.pool import WorkPool
 from srl_swe.files import append_json_line, repair_last_line, write_atomically
+from srl_swe.pool import WorkPool
 
 MAX_TRIES_PER_FUNCTION = 5
 MAX_LISTED_FAILURES = 3

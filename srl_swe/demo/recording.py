@@ -17,10 +17,10 @@ from srl_swe.demo.instances import Repair
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ContainerError
 from srl_swe.evaluation.episodes import Episode, EpisodeResult, write_episode
-from srl_swe.evaluation.pool import WorkPool
 from srl_swe.evaluation.predictions import PREDICTIONS_FILE, resume_predictions
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.files import append_json_line, repair_last_line, sole_writer
+from srl_swe.pool import WorkPool
 from srl_swe.prompts import render, write
 from srl_swe.types import Instance, Prediction, Step
 

@@ -20,11 +20,11 @@ from srl_swe.environments.recording import ExitStatus
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MalformedCompletionError
 from srl_swe.evaluation.episodes import Episode, EpisodeResult, write_episode
-from srl_swe.evaluation.pool import WorkPool, WorkTimeoutError
 from srl_swe.evaluation.predictions import PREDICTIONS_FILE, resume_predictions
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.files import sole_writer
-from srl_swe.prompts import ISSUE_TEMPLATE, PromptLimits, parse, render
+from srl_swe.pool import WorkPool, WorkTimeoutError
+from srl_swe.prompts import ISSUE_TEMPLATE, PromptLimits, answer_malformed, parse, render
 from srl_swe.types import Completion, Instance, Message, Prediction, Step
 
 if TYPE_CHECKING:
@@ -286,8 +286,8 @@ class _Rounds:
             try:
                 commands.append((episode, sample.text, parse(sample.text)))
             except MalformedCompletionError as error:
-                cut = " It was cut off at its token limit." if sample.stop_reason == "length" else ""
-                episode.add_malformed(sample.text, f"Your answer was malformed: {error}{cut}")
+                shown = answer_malformed(str(error), cut_off=sample.stop_reason == "length")
+                episode.add_malformed(sample.text, shown)
         return commands
 
     def _limit_reached(self, episode: Episode) -> ExitStatus | None:

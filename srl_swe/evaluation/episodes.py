@@ -17,9 +17,6 @@ from srl_swe.types import HistoryPair, Instance, Message, Prediction, Step, Traj
 TRAJECTORIES_FOLDER = "trajectories"
 SOURCE = "srl_swe"
 
-NO_COMMAND = "(no command: the answer was malformed)"
-"""Stands for the action of a malformed answer in the history that later prompts show."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeResult:
@@ -63,10 +60,10 @@ class Episode:
     ending: ExitStatus | None = None
     """Why the agent ends it; the environment's own reasons are not known beforehand."""
 
-    def add_malformed(self, completion: str, observation: str) -> None:
-        """Record an answer without a command."""
-        self.turns.append(Turn(completion=completion, step=None, observation=observation))
-        self.history.append(HistoryPair(action=NO_COMMAND, observation=observation))
+    def add_malformed(self, completion: str, shown: HistoryPair) -> None:
+        """Record an answer without a command, and what later prompts show of it."""
+        self.turns.append(Turn(completion=completion, step=None, observation=shown.observation))
+        self.history.append(shown)
         self.num_malformed_in_a_row += 1
 
     def add_step(self, completion: str, step: Step) -> None:

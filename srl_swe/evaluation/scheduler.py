@@ -15,7 +15,6 @@ from rich.console import Console
 from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError, SrlSweError
 from srl_swe.evaluation.cheats import find_cheats
-from srl_swe.evaluation.pool import WorkPool
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.evaluation.record import EvaluationRecord, outcomes, write_record
@@ -23,6 +22,7 @@ from srl_swe.evaluation.report import Summary, official_report, summarize, write
 from srl_swe.evaluation.results import VerdictStore, harness_version
 from srl_swe.evaluation.stability import how_often, worth_confirming
 from srl_swe.files import sole_writer
+from srl_swe.pool import WorkPool
 from srl_swe.types import Instance, Prediction, Verdict
 
 if TYPE_CHECKING:

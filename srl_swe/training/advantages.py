@@ -11,7 +11,8 @@ from typing import Literal
 
 from srl_swe.types import Group
 
-Signal = Literal["kept", "flat", "all_malformed"]
+Signal = Literal["kept", "flat", "all_malformed", "invalid"]
+"""The last: infrastructure left fewer than two of a group's episodes with a reward."""
 
 
 def population_std(values: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from srl_swe.errors import ConfigError, DataError
 from srl_swe.training.config import TrainConfig
@@ -28,10 +29,20 @@ class Batch:
     """One per row."""
     sampling_logprobs: tuple[tuple[float, ...], ...] | None = None
     """One per completion token of each row; None for SFT."""
+    group_sizes: tuple[int, ...] | None = None
+    """Rows of each group where groups differ in size; None = `rows_per_group` each."""
+    weights: tuple[float, ...] | None = None
+    """One per row: its share of the tokens of its episode, whose rows share one advantage. They add up to the number of
+    episodes. None = every row stands for itself, with weight 1."""
     counted: tuple[bool, ...] | None = None
     """One per row: false where its tokens have no part in the loss. None = all have."""
     refill: RefillState | None = None
     """What the next iteration knows of this one's groups; None for SFT."""
+
+    def group_ends(self) -> list[int]:
+        """Return for each group one past its last row."""
+        sizes = self.group_sizes or (self.rows_per_group,) * (len(self.rows) // self.rows_per_group)
+        return list(accumulate(sizes))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,15 +5,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from srl_swe.errors import ConfigError
+from srl_swe.training import episode_config
+from srl_swe.training.episode_config import EpisodeConfig
 
 Loss = Literal["grpo", "dapo", "dr_grpo", "gspo"]
-Method = Literal["sft", "srl"]
+Method = Literal["sft", "srl", "rlvr"]
 Schedule = Literal["constant", "cosine"]
 
 
@@ -32,6 +36,7 @@ PAPER_RECIPES: Mapping[Method, Recipe] = MappingProxyType(
     {
         "sft": Recipe(prompts_per_iteration=64, learning_rate=5e-6, warmup_ratio=0.3, schedule="cosine", epochs=3),
         "srl": Recipe(prompts_per_iteration=512, learning_rate=5e-7, warmup_ratio=0.0, schedule="constant", epochs=30),
+        "rlvr": Recipe(prompts_per_iteration=128, learning_rate=5e-7, warmup_ratio=0.0, schedule="constant", epochs=30),
     }
 )
 """The paper's table of hyper-parameters."""
@@ -41,7 +46,10 @@ CLIP_RANGES: Mapping[Loss, tuple[float, float]] = MappingProxyType(
 )
 """How far below and above 1 the ratio may go, as each loss was published (grpo: PPO's)."""
 
-MAY_CHANGE_ON_RESUME = frozenset(
+CHECKPOINT_EVERY: Mapping[Method, int] = MappingProxyType({"sft": 10, "srl": 10, "rlvr": 1})
+"""An iteration of rlvr costs more than a checkpoint."""
+
+MAY_CHANGE_ON_RESUME = episode_config.MAY_CHANGE_ON_RESUME | frozenset(
     {
         "data",
         "profile",
@@ -64,29 +72,33 @@ MAY_CHANGE_ON_RESUME = frozenset(
 class TrainConfig:
     """One training run. Where the paper says nothing, the choice is ours and the text says "not in the paper"."""
 
-    model: str
+    model: Annotated[str, tyro.conf.arg(aliases=("--init",))]
     """Folder of the model to start from: safetensors weights, tokenizer and chat template."""
     output: Path
     """Folder of the run. Running the same command again continues the run that lies there."""
     data: str = ""
-    """Where the step examples came from; written down with the run."""
+    """Where the step examples, for rlvr the instances, came from; written down with the run."""
     method: Method = "srl"
-    """srl: sample, score against the expert's action, update. sft: imitate the expert's thought and action."""
+    """srl: sample, score against the expert's action, update. sft: imitate the expert's thought and action. rlvr: act
+    on instances until the end, update by the verdict on what was done."""
     seed: int = 0
     """Seed of data order and sampling (not in the paper)."""
 
     prompts_per_iteration: int | None = None
-    """Prompts per iteration; for srl the groups that carry signal (the paper: 512 for srl, 64 for sft)."""
+    """Prompts per iteration; for srl and rlvr the groups that carry signal (the paper: 512 for srl, 128 for
+    rlvr, 64 for sft)."""
     epochs: int | None = None
-    """Passes over the step examples (the paper: up to 30 for srl, 3 for sft). Ignored where num-iterations is given."""
+    """Passes over the step examples, for rlvr over the instances (the paper: up to 30 for srl and rlvr, 3 for sft).
+    Ignored where num-iterations is given."""
     num_iterations: int | None = None
     """Sample-and-update cycles; by default they follow from epochs."""
     learning_rate: float | None = None
-    """Peak learning rate of AdamW (the paper: 5e-7 for srl, 5e-6 for sft; the optimizer is not in the paper)."""
+    """Peak learning rate of AdamW (the paper: 5e-7 for srl and rlvr, 5e-6 for sft; the optimizer is not in
+    the paper)."""
     warmup_ratio: float | None = None
-    """Share of the iterations over which the learning rate rises (the paper: 0 for srl, 0.3 for sft)."""
+    """Share of the iterations over which the learning rate rises (the paper: 0 for srl and rlvr, 0.3 for sft)."""
     schedule: Schedule | None = None
-    """Learning rate after warm-up (the paper: constant for srl, cosine to 0 for sft)."""
+    """Learning rate after warm-up (the paper: constant for srl and rlvr, cosine to 0 for sft)."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     """adamw_8bit: states of 8 bits, 2 bytes per trained parameter in place of 8 (the extra [8bit])."""
     weight_decay: float = 0.0
@@ -111,7 +123,7 @@ class TrainConfig:
     held in memory: 2 bytes per parameter in bfloat16, 4 in float32."""
     mask_overlong: bool = False
     """Rollouts that hit max-completion-tokens count in their group's mean and std, but not in the loss (DAPO's overlong
-    filtering)."""
+    filtering); for rlvr episodes that a limit ended."""
     min_reward_std: float = 1e-4
     """A group is trained on when the population std of its rewards exceeds this (ε_std; not in the paper)."""
     max_refills: int = 4
@@ -162,12 +174,13 @@ class TrainConfig:
     """0 = greedy."""
     patience: int | None = None
     """The run ends after so many validations in a row without a better one. None = never."""
-    checkpoint_every: int = 10
-    """Iterations between checkpoints; there is one at the end too."""
+    checkpoint_every: int | None = None
+    """Iterations between checkpoints (default 10, for rlvr 1); there is one at the end too."""
     keep_checkpoints: int = 2
     """How many full checkpoints stay on disk; the best model is kept besides."""
     trackers: tuple[str, ...] = ()
     """Experiment trackers by Accelerate's names, for example tensorboard or wandb. metrics.jsonl is always written."""
+    episodes: EpisodeConfig = field(default_factory=EpisodeConfig)
 
     def __post_init__(self) -> None:
         positive = (
@@ -191,7 +204,7 @@ class TrainConfig:
         for name, count in positive:
             _require(count is None or count >= 1, name, count, "an integer of at least 1")
         _require(self.model != "", "model", self.model, "a folder")
-        _require(self.method in PAPER_RECIPES, "method", self.method, "sft or srl")
+        _require(self.method in PAPER_RECIPES, "method", self.method, "sft, srl or rlvr")
         _require(self.schedule in (None, "constant", "cosine"), "schedule", self.schedule, "constant or cosine")
         _require(self.dtype in ("bfloat16", "float32"), "dtype", self.dtype, "bfloat16 or float32")
         _require(self.device in ("auto", "cpu"), "device", self.device, "auto or cpu")
@@ -236,7 +249,7 @@ class TrainConfig:
         _require(high is None or 0 < high < 100, "clip_range_high", high, "a number in (0, 100)")
         _require(0 <= self.kl_coef < 100, "kl_coef", self.kl_coef, "a number in [0, 100)")
         for name, value in (("kl_coef", self.kl_coef), ("mask_overlong", self.mask_overlong)):
-            _require(not value or self.method == "srl", name, value, "left out for sft, which samples nothing")
+            _require(not value or self.method != "sft", name, value, "left out for sft, which samples nothing")
 
     @property
     def clip_ranges(self) -> tuple[float, float]:
@@ -257,6 +270,18 @@ class TrainConfig:
             schedule=self.schedule or paper.schedule,
             epochs=self.epochs or paper.epochs,
         )
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Return how many iterations lie between two checkpoints."""
+        return self.checkpoint_every or CHECKPOINT_EVERY[self.method]
+
+    @property
+    def longest_sequence(self) -> int:
+        """Return how many completion tokens one advantage may stand for: those of a completion, or of an episode."""
+        if self.method != "rlvr":
+            return self.max_completion_tokens
+        return self.episodes.max_episode_tokens or self.episodes.max_steps * self.max_completion_tokens
 
     def count_iterations(self, num_examples: int) -> int:
         """Return how many iterations the run has on so many usable step examples."""
@@ -281,7 +306,11 @@ class TrainConfig:
         """Return the resolved options, ready for json.dump."""
         resolved: dict[str, object] = asdict(self) | asdict(self.recipe)
         low, high = self.clip_ranges
-        resolved |= {"clip_range": low, "clip_range_high": high}
+        resolved |= {"clip_range": low, "clip_range_high": high, "checkpoint_every": self.checkpoint_interval}
+        episodes = asdict(self.episodes)
+        del resolved["episodes"]
+        if self.method == "rlvr":
+            resolved |= episodes
         return resolved | {"output": str(self.output), "trackers": list(self.trackers)}
 
 

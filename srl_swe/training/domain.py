@@ -1,4 +1,4 @@
-"""All that training knows of a domain: functions over contexts, completions and actions, and their options.
+"""All that training knows of a domain: functions over contexts, completions and actions, and where it acts.
 
 Leaves out what they do; `srl_swe.prompts` and `srl_swe.rewards` fill them in for software engineering.
 """
@@ -6,7 +6,9 @@ Leaves out what they do; `srl_swe.prompts` and `srl_swe.rewards` fill them in fo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from srl_swe.types import Completion, Message, StepExample
+import gymnasium as gym
+
+from srl_swe.types import Completion, HistoryPair, Message, StepExample
 
 OPTIONS_FILE = "srl_swe_domain.json"
 """In every model folder that training writes: the domain's options, for whoever acts with the model."""
@@ -26,3 +28,19 @@ class Domain:
     """(student's action, expert's action), in this order -> similarity in [0, 1]."""
     options: Mapping[str, object] = field(default_factory=dict)
     """What decides the prompts, as JSON values: kept beside the model; a resumed run must have the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Acting:
+    """Where and how the policy acts, for outcome RL."""
+
+    open_environment: Callable[[str], gym.Env[str, str]]
+    """Instance id -> an environment at the start of an episode on that instance, all its own.
+
+    Raises ContainerError where infrastructure fails, as its `step` does: that is never a reward. The rewards of an
+    episode's steps add up to its reward. At the end of an episode that was judged, info has its `verdict`.
+    """
+    last_action: str
+    """Ends an episode and has it judged; taken for the policy where a limit ends the episode."""
+    answer_malformed: Callable[[str, bool], HistoryPair]
+    """(what is wrong with an answer, whether it was cut off at the token limit) -> what later prompts show of it."""

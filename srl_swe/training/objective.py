@@ -81,20 +81,26 @@ def average_loss(
     mask_SL: Tensor,
     *,
     loss: Loss,
-    num_rows: int,
+    num_rows: float,
     num_targets: int,
     max_completion_tokens: int,
+    weights_S: Tensor | None = None,
 ) -> Tensor:
     """Return what these sequences add to the loss of an update that has so many rows and target tokens in all.
 
     Example: token losses [[1, 3], [5, -]] and nothing else in the update: grpo and gspo (2 + 5) / 2, dapo 9 / 3,
     dr_grpo with a limit of 4 tokens 9 / (2 * 4).
+
+    `weights_S` says for rows that are parts of one episode which share of its tokens each has; `num_rows` is then the
+    number of episodes. Example: both rows above are one episode, weights 2/3 and 1/3: grpo (2 * 2/3 + 5 * 1/3) / 1,
+    the mean of its three tokens.
     """
     if loss == "dapo":
         return loss_SL.sum() / max(num_targets, 1)
     if loss == "dr_grpo":
         return loss_SL.sum() / (num_rows * max_completion_tokens)
-    return _token_mean(loss_SL, mask_SL).sum() / num_rows
+    mean_S = _token_mean(loss_SL, mask_SL)
+    return (mean_S if weights_S is None else mean_S * weights_S).sum() / num_rows
 
 
 def likelihood_loss(logprobs_SL: Tensor, mask_SL: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ from srl_swe.training.batches import Batch
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Domain
 from srl_swe.training.faults import memory_explained
+from srl_swe.training.filling import fill_iteration
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row
-from srl_swe.training.refill import FIRST_STATE, RefillState, choose_steps, note_iteration, note_signals, round_size
-from srl_swe.training.samplers import SampledCompletion, Sampler, mix_seed
+from srl_swe.training.refill import FIRST_STATE, RefillState
+from srl_swe.training.samplers import SampledCompletion, Sampler
 from srl_swe.types import Group, Rollout, StepExample
 
 logger = logging.getLogger(__name__)
@@ -105,50 +106,25 @@ def collect_groups(
 
     `on_sampling` is told how many prompts a round has, `on_prompt_done` when one of them is through.
     """
-    wanted = config.recipe.prompts_per_iteration
-    budget = wanted * (1 + config.max_refills)
     counts = SignalCounts()
-    kept: list[tuple[int, Group]] = []
-    sampled: list[Group] = []
-    start, rounds, passed_over, keep_rate = drawn, 0, 0, refill.keep_rate
-    while len(kept) < wanted and rounds <= config.max_refills and len(sampled) < budget:
-        count = round_size(
-            wanted - len(kept),
-            keep_rate=keep_rate,
-            max_oversampling=config.max_oversampling,
-            budget=budget - len(sampled),
-        )
-        seed = mix_seed(config.seed, refill.num_sampled)
-        choice = choose_steps(refill, len(examples), drawn=drawn, count=count, seed=config.seed)
-        on_sampling(count)
-        groups = _sample_round(
-            [examples[i] for i in choice.indices], seed, policy, sampler, domain, config, on_prompt_done
-        )
-        signals = [counts.add(group, min_reward_std=config.min_reward_std) for group in groups]
-        refill = note_signals(
-            choice.state,
-            choice.indices,
-            signals,
-            skip_after_flat=config.skip_after_flat,
-            skip_epochs=config.skip_epochs,
-        )
-        found = zip(choice.indices, groups, signals, strict=True)
-        kept += [(index, group) for index, group, signal in found if signal == "kept"]
-        sampled += groups
-        drawn += choice.drawn
-        passed_over += choice.passed_over
-        rounds += 1
-    surplus = kept[wanted:]
-    refill = note_iteration(
-        refill, num_kept=len(kept), num_sampled=len(sampled), surplus=[index for index, _ in surplus]
+
+    def sample(indices: Sequence[int], seed: int) -> list[Group]:
+        on_sampling(len(indices))
+        return _sample_round([examples[i] for i in indices], seed, policy, sampler, domain, config, on_prompt_done)
+
+    filled = fill_iteration(
+        len(examples),
+        drawn=drawn,
+        refill=refill,
+        config=config,
+        sample=sample,
+        signal_of=lambda group: counts.add(group, min_reward_std=config.min_reward_std),
     )
-    if not kept:
-        _warn_of_no_signal(counts, len(sampled))
-    trained = [group for _, group in kept[:wanted]]
-    metrics = counts.metrics() | _sampling_metrics(sampled)
-    metrics |= _account(sampled, trained, [group for _, group in surplus], config)
-    metrics |= {"groups/refills": rounds - 1, "groups/passed_over": passed_over, "groups/keep_rate": refill.keep_rate}
-    return _batch_of(trained, config, drawn=drawn - start, metrics=metrics, refill=refill)
+    if not filled.trained:
+        _warn_of_no_signal(counts, len(filled.sampled))
+    metrics = counts.metrics() | _sampling_metrics(filled.sampled)
+    metrics |= _account(filled.sampled, filled.trained, filled.surplus, config) | filled.metrics
+    return _batch_of(filled.trained, config, drawn=filled.drawn, metrics=metrics, refill=filled.refill)
 
 
 def _sample_round(

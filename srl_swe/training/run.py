@@ -30,7 +30,7 @@ from srl_swe.training.checkpoint import (
 )
 from srl_swe.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
 from srl_swe.training.data_order import choose_subset, fingerprint
-from srl_swe.training.domain import Domain
+from srl_swe.training.domain import Acting, Domain
 from srl_swe.training.faults import memory_explained
 from srl_swe.training.metrics import METRICS_FILE, MetricsLog, RunDisplay, tracker_config
 from srl_swe.training.optimizers import make_optimizer
@@ -47,6 +47,8 @@ class Run:
 
     config: TrainConfig
     domain: Domain
+    acting: Acting | None
+    """Where episodes are played; None where the method plays none."""
     train_examples: tuple[StepExample, ...]
     validation_examples: tuple[StepExample, ...]
     num_iterations: int
@@ -86,6 +88,7 @@ def open_run(
     domain: Domain,
     *,
     selection: Mapping[str, object],
+    acting: Acting | None = None,
 ) -> Iterator[Run]:
     """Start a run, or load the newest checkpoint of the matching run that lies in `config.output`.
 
@@ -102,7 +105,7 @@ def open_run(
     data = {"train": fingerprint(train_examples), "validation": fingerprint(validation_examples)}
     made_of = {"data_fingerprints": data, "domain": dict(domain.options)}
     accelerator = _make_accelerator(config)
-    _check_engine(accelerator)
+    _check_engine(accelerator, config)
     processes = Processes(accelerator)
     try:
         with first_process_first(processes) as first:
@@ -133,6 +136,7 @@ def open_run(
                 yield Run(
                     config=config,
                     domain=domain,
+                    acting=acting,
                     train_examples=usable,
                     validation_examples=tuple(held_out[index] for index in chosen),
                     num_iterations=num_iterations,
@@ -165,7 +169,11 @@ def _make_accelerator(config: TrainConfig) -> Any:
     )
 
 
-def _check_engine(accelerator: Any) -> None:
+def _check_engine(accelerator: Any, config: TrainConfig) -> None:
+    if config.method == "rlvr" and accelerator.num_processes > 1:
+        raise ConfigError(
+            f"rlvr runs in one process, found {accelerator.num_processes}: start it without accelerate launch"
+        )
     kind = accelerator.distributed_type
     sharded_otherwise = kind == DistributedType.FSDP and not accelerator.is_fsdp2
     if sharded_otherwise or kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):

@@ -1,8 +1,8 @@
 """The training loop: collect a batch, update, validate, checkpoint.
 
 An iteration has two halves, between which a run may stop and go on: its update, and its end (validation, metrics,
-checkpoint). Iteration 0 has an end only. Leaves out how each of these is done. The same loop serves SFT and SRL; only
-what they collect differs.
+checkpoint). Iteration 0 has an end only. Leaves out how each of these is done. The same loop serves SFT, SRL and RLVR;
+only what they collect, and how they are validated, differs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from srl_swe.errors import NoSignalError
+from srl_swe.errors import ConfigError, NoSignalError
 from srl_swe.training.batches import Batch
 from srl_swe.training.checkpoint import TrainState, save_best, save_checkpoint
 from srl_swe.training.config import TrainConfig
-from srl_swe.training.domain import Domain
+from srl_swe.training.domain import Acting, Domain
 from srl_swe.training.faults import in_iteration
+from srl_swe.training.outcome import collect_episodes, validate_episodes
 from srl_swe.training.rollouts import collect_groups
 from srl_swe.training.run import Run, how_to_resume, open_run
 from srl_swe.training.sft import collect_targets
@@ -51,6 +52,7 @@ def train(
     validation_examples: Sequence[StepExample],
     domain: Domain,
     *,
+    acting: Acting | None = None,
     selection: Mapping[str, object] = MappingProxyType({}),
     termination: Termination | None = None,
 ) -> TrainResult:
@@ -58,6 +60,7 @@ def train(
 
     `selection` says which set this is and by what rule the training examples were chosen, as JSON values: written down
     with the options, and a resumed run must have the same. With an open `termination`, SIGTERM ends the run early.
+    RLVR plays episodes where `acting` says; its examples are the starts of instances, with empty histories.
 
     Raises:
         ConfigError: the output folder holds something else, or a run with other options or data.
@@ -65,12 +68,15 @@ def train(
         ModelError: the model folder lacks something.
         CheckpointError: a checkpoint cannot be written or read.
         DivergenceError: a loss or gradient is not finite.
+        ContainerError: infrastructure left no episode of an iteration with a reward.
         NoSignalError: no group has carried signal for `max_flat_iterations` iterations.
         MemoryExhaustedError: the memory does not hold the model, a pack or the sampler's cache.
         KeyboardInterrupt: stopped by the user; the same command continues from the last checkpoint.
     """
     termination = termination or Termination()
-    with open_run(config, train_examples, validation_examples, domain, selection=selection) as run:
+    if config.method == "rlvr" and acting is None:
+        raise ConfigError("method rlvr plays episodes: say where (acting)")
+    with open_run(config, train_examples, validation_examples, domain, selection=selection, acting=acting) as run:
         try:
             if run.processes.count > 1:
                 termination.hold()
@@ -148,7 +154,7 @@ def _end_iteration(run: Run, metrics: Mapping[str, float], termination: Terminat
     run.state = replace(run.state, pending=None)
     run.report({**metrics, **validation})
     last = _ending(run.state, run) is not None
-    if iteration and (last or iteration % run.config.checkpoint_every == 0):
+    if iteration and (last or iteration % run.config.checkpoint_interval == 0):
         _save(run)
     _release(run, termination)
 
@@ -179,12 +185,25 @@ def _save(run: Run) -> None:
 
 
 def _collect(run: Run) -> Batch:
-    with run.display.stage("sampling" if run.config.method == "srl" else "collecting"):
+    with run.display.stage("collecting" if run.config.method == "sft" else "sampling"):
         if run.config.method == "sft":
             return collect_targets(
                 run.train_examples, drawn=run.state.drawn, policy=run.policy, domain=run.domain, config=run.config
             )
         run.sampler.update_weights(run.policy)
+        if run.acting is not None:
+            return collect_episodes(
+                run.train_examples,
+                drawn=run.state.drawn,
+                policy=run.policy,
+                sampler=run.sampler,
+                domain=run.domain,
+                acting=run.acting,
+                config=run.config,
+                on_sampling=run.display.expect,
+                on_episode_done=run.display.step,
+                refill=run.state.refill,
+            )
         return collect_groups(
             run.train_examples,
             drawn=run.state.drawn,
@@ -215,6 +234,16 @@ def _advanced(state: TrainState, batch: Batch, metrics: dict[str, float]) -> Tra
 def _validate(run: Run) -> dict[str, float]:
     with run.display.stage("validation", total=len(run.validation_examples)):
         run.sampler.update_weights(run.policy)
+        if run.acting is not None:
+            return validate_episodes(
+                run.validation_examples,
+                policy=run.policy,
+                sampler=run.sampler,
+                domain=run.domain,
+                acting=run.acting,
+                config=run.config,
+                on_episode_done=run.display.step,
+            )
         return validate(
             run.validation_examples,
             policy=run.policy,
@@ -244,11 +273,20 @@ def _keep_best(run: Run, metrics: dict[str, float]) -> None:
     )
 
 
+_OTHERS: Mapping[str, str] = MappingProxyType(
+    {
+        "srl": "steps with `srl-swe data profile`",
+        "rlvr": "instances, such as the policy resolves now and then, or give --trajectories and --similarity-weight",
+    }
+)
+"""What an iteration without signal could have sampled instead, by method."""
+
+
 def _no_signal(config: TrainConfig, state: TrainState) -> str:
     return (
         f"no group carried signal in the last {state.flat_iterations} iterations (up to {state.iteration}); the run is "
         f"saved in {config.output / 'last'}. groups/flat and groups/all_malformed in metrics.jsonl say why. All "
         "malformed: warm up by SFT, or raise --max-completion-tokens. Flat: raise --temperature or "
-        "--rollouts-per-prompt, or choose other steps with `srl-swe data profile`. To go on all the same, raise "
+        f"--rollouts-per-prompt, or choose other {_OTHERS[config.method]}. To go on all the same, raise "
         "--max-flat-iterations."
     )

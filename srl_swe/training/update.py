@@ -1,5 +1,6 @@
 """Optimizer updates from one batch: packs, losses, gradients, one AdamW step per part of the batch."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -46,7 +47,7 @@ def update_policy(
     totals: dict[str, float] = {}
     for part, (packs, share) in enumerate(zip(parts, shares, strict=True)):
         optimizer.zero_grad(set_to_none=True)
-        num_rows = sum(len(pack.row_indices) for pack in packs)
+        num_rows = math.fsum(weight for pack in packs for weight in row_weights(batch, pack))
         num_targets = sum(int(counted_mask(batch, pack).sum()) for pack in packs)
         for place, (pack, weight) in enumerate(share):
             with _explained(pack, config), processes.without_sync(policy, last=place == len(share) - 1):
@@ -129,9 +130,10 @@ def _explained(pack: Pack, config: TrainConfig) -> AbstractContextManager[None]:
 
 def _split(batch: Batch, config: TrainConfig) -> list[list[Pack]]:
     """Cut a batch into the parts of its updates, whole groups at a time, and each part into packs."""
-    num_groups = len(batch.rows) // batch.rows_per_group
+    ends = [0, *batch.group_ends()]
+    num_groups = len(ends) - 1
     num_parts = min(config.updates_per_iteration, num_groups)
-    bounds = [batch.rows_per_group * (num_groups * part // num_parts) for part in range(num_parts + 1)]
+    bounds = [ends[num_groups * part // num_parts] for part in range(num_parts + 1)]
     parts = []
     for start, end in pairwise(bounds):
         parts.append(pack_rows(batch.rows, range(start, end), tokens_per_pack=config.tokens_per_pack))
@@ -157,13 +159,18 @@ def counted_mask(batch: Batch, pack: Pack) -> Tensor:
     return pack.mask_SL & counted_S.to(pack.mask_SL.device)[:, None]
 
 
+def row_weights(batch: Batch, pack: Pack) -> list[float]:
+    """Return for each of the pack's rows its share of the tokens that have one advantage: S numbers."""
+    return [1.0 if batch.weights is None else batch.weights[index] for index in pack.row_indices]
+
+
 def pack_loss(
     batch: Batch,
     pack: Pack,
     logprobs_N: Tensor,
     old_N: Tensor,
     *,
-    num_rows: int,
+    num_rows: float,
     num_targets: int,
     config: TrainConfig,
     reference_N: Tensor | None = None,
@@ -212,7 +219,8 @@ def pack_loss(
         loss=config.loss,
         num_rows=num_rows,
         num_targets=num_targets,
-        max_completion_tokens=config.max_completion_tokens,
+        max_completion_tokens=config.longest_sequence,
+        weights_S=torch.tensor(row_weights(batch, pack), device=device),
     )
     return loss, counts
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from srl_swe.evaluation.episodes import Episode, write_episode
 from srl_swe.evaluation.predictions import read_predictions
-from srl_swe.prompts import PromptLimits, render
+from srl_swe.prompts import PromptLimits, answer_malformed, render
 from srl_swe.trajectories.formats import DropCounter, read_trajectories
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Step
 
@@ -29,7 +29,7 @@ STEPS = (
 def test_a_reader_of_mini_swe_agent_files_gets_the_same_steps(tmp_path: Path) -> None:
     episode = Episode(instance=INSTANCE, attempt=1)
     episode.add_step("raw one", STEPS[0])
-    episode.add_malformed("I am not sure what to do", "Your answer was malformed: …")
+    episode.add_malformed("I am not sure what to do", answer_malformed("…", cut_off=False))
     assert episode.num_malformed_in_a_row == 1
     for step in STEPS[1:]:
         episode.add_step("raw", step)

@@ -30,7 +30,7 @@ def test_defaults_are_the_papers() -> None:
     [
         ("learning_rate", 0.0, r"learning_rate must be a number in \(0, 1\), found 0.0"),
         ("learning_rate", float("nan"), "learning_rate"),
-        ("method", "ppo", "sft or srl"),
+        ("method", "ppo", "sft, srl or rlvr"),
         ("rollouts_per_prompt", 1, "at least 2"),
         ("num_iterations", 0, "at least 1"),
         ("clip_range", 1.0, r"\(0, 1\)"),

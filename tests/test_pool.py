@@ -3,7 +3,7 @@
 import threading
 import time
 
-from srl_swe.evaluation.pool import WorkPool, WorkTimeoutError
+from srl_swe.pool import WorkPool, WorkTimeoutError
 
 
 def test_never_more_than_the_bound_at_once() -> None:
@@ -60,3 +60,26 @@ def test_closing_the_iterator_starts_no_more() -> None:
     outcomes.close()  # type: ignore[attr-defined]
     time.sleep(0.05)
     assert begun == [0]
+
+
+def test_work_goes_on_beside_its_owner() -> None:
+    release = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 0:
+            release.wait(60)
+        return item
+
+    background = WorkPool(2).in_background(work, limit_s=lambda _: 30.0)
+    assert background.take(timeout_s=5) == []
+    background.add(0)
+    background.add(1)
+    # It waits for the first outcome, not for all.
+    assert background.take(timeout_s=5) == [(1, 1)]
+    started = time.monotonic()
+    assert background.take(timeout_s=0) == []
+    assert time.monotonic() - started < 1
+    assert background.num_pending == 1
+    release.set()
+    assert background.take(timeout_s=5) == [(0, 0)]
+    assert background.num_pending == 0
