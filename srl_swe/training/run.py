@@ -5,7 +5,7 @@ Leaves out the loop itself.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,13 @@ from srl_swe.training.domain import Domain
 from srl_swe.training.faults import memory_explained
 from srl_swe.training.metrics import METRICS_FILE, MetricsLog, RunDisplay, tracker_config
 from srl_swe.training.policy import Policy
-from srl_swe.training.samplers import Sampler, TransformersSampler
+from srl_swe.training.samplers import Sampler
+from srl_swe.training.transformers_sampler import TransformersSampler
+from srl_swe.training.vllm_sampler import VLLMSampler
 from srl_swe.types import StepExample
+
+ENGINE_FOLDER = "engine"
+"""Subfolder of the run through which a sampling engine outside this process gets the policy."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,13 +100,12 @@ def open_run(
     made_of = {"data_fingerprints": data, "domain": dict(domain.options)}
     _claim_output(config, {**config.as_json(), **selection, **made_of})
     accelerator = _make_accelerator(config)
+    stack = ExitStack()
     try:
         with memory_explained("loading", {"model": config.model, "dtype": config.dtype}, advice="leave out --kl-coef"):
             policy, optimizer, state = _load(config, accelerator)
             reference = _load_reference(config, policy)
-            sampler = TransformersSampler(
-                policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
-            )
+            sampler = stack.enter_context(_open_sampler(config, policy))
         with RunDisplay() as display:
             usable = _select(train_examples, config.method == "sft", policy, domain, config, display)
             # What is too long is no candidate, so that the number asked for is reached where it can be.
@@ -131,6 +135,7 @@ def open_run(
                 display.note(f"stopped; {how_to_resume(config)}")
                 raise
     finally:
+        stack.close()
         accelerator.end_training()
         # Accelerate keeps its precision for the process; a second run here may have another.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -166,6 +171,23 @@ def _load(config: TrainConfig, accelerator: Any) -> tuple[Policy, torch.optim.Op
         return policy, optimizer, TrainState()
     load_optimizer(found, policy, optimizer)
     return policy, optimizer, load_state(found)
+
+
+@contextmanager
+def _open_sampler(config: TrainConfig, policy: Policy) -> Iterator[Sampler]:
+    if config.sampler == "transformers":
+        yield TransformersSampler(
+            policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
+        )
+        return
+    with VLLMSampler(
+        policy,
+        folder=config.output / ENGINE_FOLDER,
+        max_row_tokens=min(config.max_prompt_tokens + config.max_completion_tokens, policy.max_context),
+        cached_tokens=config.cached_tokens,
+        concurrent_rollouts=config.concurrent_rollouts,
+    ) as sampler:
+        yield sampler
 
 
 def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:

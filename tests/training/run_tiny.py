@@ -1,4 +1,4 @@
-"""Run or resume a tiny training run in a process of its own: `python run_tiny.py MODEL OUTPUT METHOD`."""
+"""Run or resume a tiny training run in a process of its own: `python run_tiny.py MODEL OUTPUT METHOD [SAMPLER]`."""
 
 import sys
 import time
@@ -43,7 +43,8 @@ def render_slowly(example: StepExample) -> list[Message]:
 
 
 if __name__ == "__main__":
-    config = tiny_config(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    sampler = sys.argv[4] if len(sys.argv) > 4 else "transformers"
+    config = tiny_config(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sampler=sampler)
     slow = replace(DOMAIN, render=render_slowly)
     with Termination() as termination:
         train(config, make_examples(20), make_examples(6, prefix="v"), slow, termination=termination)

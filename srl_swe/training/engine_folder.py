@@ -1,0 +1,76 @@
+"""The folder through which a sampling engine in another process gets the policy: its config and its weights.
+
+Leaves out how the engine is told to read it.
+"""
+
+import copy
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from srl_swe.errors import SamplerError
+from srl_swe.training.policy import Policy
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+class EngineFolder:
+    """A model folder without a tokenizer, rewritten whenever the policy has changed.
+
+    Weights are in the policy's compute dtype: 2 bytes per parameter in bfloat16. Tied embeddings are written twice.
+    """
+
+    def __init__(self, path: Path, policy: Policy) -> None:
+        self.path = path.absolute()
+        self._shapes = _shapes(policy)
+        self._vocabulary = vocabulary_size(policy)
+        self.path.mkdir(parents=True, exist_ok=True)
+        config = copy.deepcopy(policy.model.config)
+        # A vLLM 0.32 on a CPU keeps its own packed copy of a tied output embedding, which new weights do not reach.
+        config.tie_word_embeddings = False
+        config.save_pretrained(self.path)
+        self.write(policy)
+
+    @torch.no_grad()
+    def write(self, policy: Policy) -> None:
+        """Replace the weights by the policy's.
+
+        Raises:
+            SamplerError: the policy's tensors are not those that the folder began with.
+        """
+        shapes = _shapes(policy)
+        vocabulary = vocabulary_size(policy)
+        if vocabulary != self._vocabulary:
+            raise SamplerError(
+                f"the policy has a vocabulary of {vocabulary} tokens, the sampling engine one of {self._vocabulary}: "
+                "start an engine for this policy"
+            )
+        if shapes != self._shapes:
+            names = sorted(n for n in shapes.keys() | self._shapes.keys() if shapes.get(n) != self._shapes.get(n))
+            raise SamplerError(
+                f"the policy is not of the shape that the sampling engine was started with: {names[0]} is "
+                f"{shapes.get(names[0])}, the engine's is {self._shapes.get(names[0])} ({len(names)} tensors differ)"
+            )
+        # Copies, as safetensors refuses tensors that share memory.
+        tensors = {
+            name: tensor.to("cpu", policy.compute_dtype, copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in policy.model.state_dict().items()
+        }
+        unfinished = self.path / f".{WEIGHTS_FILE}"
+        save_file(tensors, unfinished, metadata={"format": "pt"})
+        unfinished.replace(self.path / WEIGHTS_FILE)
+
+    def remove(self) -> None:
+        """Delete it; idempotent."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def vocabulary_size(policy: Policy) -> int:
+    """Return how many tokens the model knows, those without a text included."""
+    return int(policy.model.get_input_embeddings().weight.shape[0])
+
+
+def _shapes(policy: Policy) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in policy.model.state_dict().items()}
