@@ -3,17 +3,21 @@
 Leaves out vLLM servers. vLLM is imported when an engine is started, not before.
 """
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from srl_swe.closing import Closing
 from srl_swe.errors import MissingExtraError, SamplerError, SamplerLostError
 from srl_swe.training.engine_folder import EngineFolder
+from srl_swe.training.guardian import Guardian
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, make_completion, mix_seed, prompt_seeds
+from srl_swe.training.watched_calls import ProcessEndedError, WatchedCalls
 
 ENVIRONMENT = {
     # An engine forked after torch's threads have run would hang.
@@ -81,11 +85,15 @@ class VLLMSampler(Closing):
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
         }
+        others = multiprocessing.active_children()
         try:
             self._engine = _start(options)
         except BaseException:
             self.close()
             raise
+        children = [child for child in multiprocessing.active_children() if child not in others]
+        self._calls = WatchedCalls(children)
+        self._guardian = Guardian([child.pid for child in children if child.pid])
 
     def update_weights(self, policy: Policy) -> None:
         """Hand over the weights, and forget the keys and values of the earlier ones.
@@ -96,8 +104,9 @@ class VLLMSampler(Closing):
         """
         self._folder.write(policy)
         with _engine_errors("taking over the weights"):
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(self._folder.path)})
-            if not self._engine.reset_prefix_cache():
+            options = {"weights_path": str(self._folder.path)}
+            self._calls.run(partial(self._engine.collective_rpc, "reload_weights", kwargs=options))
+            if not self._calls.run(self._engine.reset_prefix_cache):
                 raise SamplerError("vLLM did not empty its prefix cache: keys and values of old weights would be used")
         self._policy = policy
 
@@ -143,9 +152,10 @@ class VLLMSampler(Closing):
                     name = str(self._num_requests)
                     self._num_requests += 1
                     waiting[name] = (place, draft)
-                    self._engine.add_request(name, {"prompt_token_ids": list(prompt)}, params)
+                    add = partial(self._engine.add_request, name, {"prompt_token_ids": list(prompt)}, params)
+                    self._calls.run(add)
             while waiting:
-                for output in self._engine.step():
+                for output in self._calls.run(self._engine.step):
                     # A call that ended by an error may have left requests behind.
                     if output.request_id not in waiting:
                         continue
@@ -159,6 +169,8 @@ class VLLMSampler(Closing):
         """End the engine and its processes."""
         engine, self._engine = self._engine, None
         if engine is not None:
+            self._calls.close()
+            self._guardian.close()
             engine.engine_core.shutdown(timeout=SHUTDOWN_S)
         self._folder.remove()
 
@@ -212,10 +224,10 @@ def _engine_errors(what: str) -> Iterator[None]:
         yield
     except SamplerError:
         raise
-    except EngineDeadError as error:
+    except (EngineDeadError, ProcessEndedError) as error:
         raise SamplerLostError(
-            f"the vLLM engine ended while {what}; its last lines above, or the system's log where it was killed for "
-            "memory, say why. A smaller --cached-tokens needs less."
+            f"the vLLM engine ended while {what} ({error}); its lines above, or the system's log where it was killed "
+            "for memory, say why. A smaller --cached-tokens needs less."
         ) from error
     except Exception as error:
         raise SamplerError(f"vLLM failed while {what}: {type(error).__name__}: {error}") from error
