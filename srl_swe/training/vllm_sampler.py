@@ -106,9 +106,20 @@ class VLLMSampler(Closing):
         with _engine_errors("taking over the weights"):
             options = {"weights_path": str(self._folder.path)}
             self._calls.run(partial(self._engine.collective_rpc, "reload_weights", kwargs=options))
-            if not self._calls.run(self._engine.reset_prefix_cache):
-                raise SamplerError("vLLM did not empty its prefix cache: keys and values of old weights would be used")
+        self.forget_prompts()
         self._policy = policy
+
+    def forget_prompts(self) -> None:
+        """Empty the prefix cache.
+
+        Raises:
+            SamplerError: the engine did not do it.
+            SamplerLostError: the engine is gone.
+        """
+        with _engine_errors("emptying its prefix cache"):
+            emptied = self._calls.run(self._engine.reset_prefix_cache)
+        if not emptied:
+            raise SamplerError("vLLM did not empty its prefix cache: keys and values of old weights would be used")
 
     def sample(
         self,
