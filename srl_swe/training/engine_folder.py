@@ -4,6 +4,7 @@ Leaves out how the engine is told to read it.
 """
 
 import copy
+import math
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from srl_swe.errors import SamplerError
 from srl_swe.training.policy import Policy
+from srl_swe.training.samplers import SampledCompletion
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -19,7 +21,9 @@ WEIGHTS_FILE = "model.safetensors"
 class EngineFolder:
     """A model folder without a tokenizer, rewritten whenever the policy has changed.
 
-    Weights are in the policy's compute dtype: 2 bytes per parameter in bfloat16. Tied embeddings are written twice.
+    Weights are in the policy's compute dtype: 2 bytes per parameter in bfloat16. Tied embeddings are written twice. It
+    begins blank: the rows of the output embedding are equal, so that every token is equally likely. An engine that was
+    given the policy and still samples like that has not taken over what it was given.
     """
 
     def __init__(self, path: Path, policy: Policy) -> None:
@@ -31,9 +35,8 @@ class EngineFolder:
         # A vLLM 0.32 on a CPU keeps its own packed copy of a tied output embedding, which new weights do not reach.
         config.tie_word_embeddings = False
         config.save_pretrained(self.path)
-        self.write(policy)
+        self._save(policy, blank=True)
 
-    @torch.no_grad()
     def write(self, policy: Policy) -> None:
         """Replace the weights by the policy's.
 
@@ -53,11 +56,24 @@ class EngineFolder:
                 f"the policy is not of the shape that the sampling engine was started with: {names[0]} is "
                 f"{shapes.get(names[0])}, the engine's is {self._shapes.get(names[0])} ({len(names)} tensors differ)"
             )
+        self._save(policy, blank=False)
+
+    def is_blank(self, completion: SampledCompletion) -> bool:
+        """Return whether the first token was as likely as every other one."""
+        return abs(completion.logprobs[0] + math.log(self._vocabulary)) < 1e-3
+
+    @torch.no_grad()
+    def _save(self, policy: Policy, *, blank: bool) -> None:
         # Copies, as safetensors refuses tensors that share memory.
         tensors = {
             name: tensor.to("cpu", policy.compute_dtype, copy=True, memory_format=torch.contiguous_format)
             for name, tensor in policy.model.state_dict().items()
         }
+        if blank:
+            output = policy.model.get_output_embeddings().weight
+            for name, parameter in policy.model.named_parameters(remove_duplicate=False):
+                if parameter is output:
+                    tensors[name].fill_(1.0)
         unfinished = self.path / f".{WEIGHTS_FILE}"
         save_file(tensors, unfinished, metadata={"format": "pt"})
         unfinished.replace(self.path / WEIGHTS_FILE)

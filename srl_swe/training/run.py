@@ -34,6 +34,7 @@ from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import Sampler
 from srl_swe.training.transformers_sampler import TransformersSampler
 from srl_swe.training.vllm_sampler import VLLMSampler
+from srl_swe.training.vllm_server_sampler import VLLMServerSampler
 from srl_swe.types import StepExample
 
 ENGINE_FOLDER = "engine"
@@ -180,14 +181,26 @@ def _open_sampler(config: TrainConfig, policy: Policy) -> Iterator[Sampler]:
             policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
         )
         return
-    with VLLMSampler(
+    folder = config.output / ENGINE_FOLDER
+    max_row_tokens = min(config.max_prompt_tokens + config.max_completion_tokens, policy.max_context)
+    if config.sampler == "vllm":
+        with VLLMSampler(
+            policy,
+            folder=folder,
+            max_row_tokens=max_row_tokens,
+            cached_tokens=config.cached_tokens,
+            concurrent_rollouts=config.concurrent_rollouts,
+        ) as engine:
+            yield engine
+        return
+    with VLLMServerSampler(
         policy,
-        folder=config.output / ENGINE_FOLDER,
-        max_row_tokens=min(config.max_prompt_tokens + config.max_completion_tokens, policy.max_context),
-        cached_tokens=config.cached_tokens,
+        url=config.sampler,
+        folder=folder,
+        max_row_tokens=max_row_tokens,
         concurrent_rollouts=config.concurrent_rollouts,
-    ) as sampler:
-        yield sampler
+    ) as server:
+        yield server
 
 
 def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:

@@ -57,10 +57,7 @@ class VLLMSampler(Closing):
             SamplerError: the engine does not start.
         """
         _require_vllm()
-        self.prompt_tokens = 0
-        """Prompt tokens of all rollouts so far, counted for each rollout."""
-        self.cached_prompt_tokens = 0
-        """Those whose keys and values were in the cache already."""
+        self.prompt_tokens = self.cached_prompt_tokens = 0
         self._policy = policy
         self._folder = EngineFolder(folder, policy)
         self._engine: Any = None
@@ -94,6 +91,18 @@ class VLLMSampler(Closing):
         children = [child for child in multiprocessing.active_children() if child not in others]
         self._calls = WatchedCalls(children)
         self._guardian = Guardian([child.pid for child in children if child.pid])
+        try:
+            self.update_weights(policy)
+            probe = self.sample([[0]], num_rollouts=1, max_completion_tokens=1, temperature=0, seed=0)
+            if self._folder.is_blank(probe[0][0]):
+                raise SamplerError("vLLM did not take over the policy's weights: docs/training.md has tested versions")
+        except BaseException:
+            self.close()
+            raise
+        self.prompt_tokens = 0
+        """Prompt tokens of all rollouts so far, counted for each rollout."""
+        self.cached_prompt_tokens = 0
+        """Those whose keys and values were in the cache already."""
 
     def update_weights(self, policy: Policy) -> None:
         """Hand over the weights, and forget the keys and values of the earlier ones.
