@@ -25,8 +25,8 @@ TIMEOUT_S = 1800.0
 """Longest wait for one completion or one sync."""
 
 HOW_TO_START = (
-    "VLLM_SERVER_DEV_MODE=1 vllm serve {folder} --skip-tokenizer-init --logprobs-mode processed_logprobs (on a CPU also "
-    "--no-enable-chunked-prefill), where nobody else reaches it"
+    "VLLM_SERVER_DEV_MODE=1 python -m vllm.entrypoints.openai.api_server --model {folder} --skip-tokenizer-init "
+    "--logprobs-mode processed_logprobs (on a CPU also --no-enable-chunked-prefill), where nobody else reaches it"
 )
 
 
@@ -140,8 +140,8 @@ class VLLMServerSampler(Closing):
             config = self._get("/server_info?config_format=json")["vllm_config"]
         except _NotFoundError as error:
             raise SamplerError(
-                f"the server at {self._url} has no endpoints for new weights: it is no vLLM of 0.32 or later, or not in "
-                f"development mode. It is started by {self._how_to_start}."
+                f"the server at {self._url} has no endpoints for new weights: it is no vLLM of 0.32 or later, or not "
+                f"in development mode. It is started by {self._how_to_start}."
             ) from error
         self._logprobs_mode = config["model_config"]["logprobs_mode"]
         longest = config["model_config"]["max_model_len"]

@@ -44,7 +44,8 @@ def server(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     EngineFolder(folder / "engine", policy)
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(folder / "engine"), "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "engine")]
+    command += ["--host", "127.0.0.1"]
     command += ["--port", str(port), "--skip-tokenizer-init", "--logprobs-mode", "processed_logprobs"]
     command += ["--no-enable-chunked-prefill", "--dtype", "float32", "--enforce-eager", "--max-model-len", "200"]
     command += ["--max-num-seqs", "16", "--kv-cache-memory-bytes", "50000000"]
@@ -115,7 +116,7 @@ def test_another_server_or_none_is_refused(policy: Policy, tmp_path: Path) -> No
     with HTTPServer(("127.0.0.1", 0), Plain) as plain:
         threading.Thread(target=plain.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{plain.server_port}"
-        with pytest.raises(SamplerError, match=r"no endpoints for new weights.*VLLM_SERVER_DEV_MODE=1 vllm serve"):
+        with pytest.raises(SamplerError, match=r"no endpoints for new weights.*VLLM_SERVER_DEV_MODE=1 python -m vllm"):
             VLLMServerSampler(policy, url=url, **options)
         plain.shutdown()
     with pytest.raises(SamplerLostError, match=f"the vLLM server at {url} does not answer: .*refused"):
