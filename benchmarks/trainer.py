@@ -34,7 +34,7 @@ from srl_swe.training.config import TrainConfig
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row, pack_rows
 from srl_swe.training.processes import Processes
-from srl_swe.training.samplers import TransformersSampler
+from srl_swe.training.transformers_sampler import TransformersSampler
 from srl_swe.training.update import update_policy
 from srl_swe.trajectories.formats import DropCounter, read_trajectories
 from srl_swe.trajectories.steps import StepFilter, compile_trajectories, step_examples

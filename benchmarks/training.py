@@ -15,7 +15,7 @@ import torch
 from srl_swe.demo.model import ensure_model
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row, pack_rows
-from srl_swe.training.samplers import TransformersSampler
+from srl_swe.training.transformers_sampler import TransformersSampler
 
 P, G, T, PROMPT_TOKENS = 4, 8, 48, 800
 

@@ -49,6 +49,10 @@ class SamplerError(SrlSweError, RuntimeError):
     """The sampling engine failed; no rollout was recorded."""
 
 
+class SamplerLostError(SamplerError):
+    """The sampling engine's process or server is gone; the policy is whole, and another engine can go on."""
+
+
 class ContainerError(SrlSweError, RuntimeError):
     """Infrastructure failed: the engine, an image or a container. Never a reward, never a verdict."""
 

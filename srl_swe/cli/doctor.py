@@ -132,7 +132,7 @@ def _vllm() -> Finding:
     if vllm is None:
         return Finding(
             name="extra [vllm]", good=False, needed=False, found="vllm absent",
-            advice=f"only for sampling by vLLM; tested: {pairs}",
+            advice=f"only for `train --sampler vllm`: `make vllm` without a GPU; tested: {pairs}",
         )  # fmt: skip
     tested = TESTED_VLLM_PAIRS.get(".".join(vllm.split(".")[:2]))
     good = tested is not None and torch is not None and torch.startswith(tested)

@@ -254,7 +254,7 @@ def _load(model: Path, options: ProfileOptions) -> "tuple[Policy, Sampler]":
     from transformers.utils import logging as transformers_logging
 
     from srl_swe.training.policy import Policy
-    from srl_swe.training.samplers import TransformersSampler
+    from srl_swe.training.transformers_sampler import TransformersSampler
 
     # Its bar for reading weights would fight with ours.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

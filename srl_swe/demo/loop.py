@@ -255,7 +255,7 @@ def _act(
     import torch
 
     from srl_swe.training.policy import Policy
-    from srl_swe.training.samplers import TransformersSampler
+    from srl_swe.training.transformers_sampler import TransformersSampler
 
     policy = Policy.from_pretrained(model, compute_dtype=torch.bfloat16)
     agent = Agent(

@@ -46,6 +46,9 @@ CLIP_RANGES: Mapping[Loss, tuple[float, float]] = MappingProxyType(
 )
 """How far below and above 1 the ratio may go, as each loss was published (grpo: PPO's)."""
 
+DEFAULT_IMPORTANCE_CAP = 2.0
+"""As in the write-up that the correction comes from: fengyao.notion.site/off-policy-rl (2025)."""
+
 CHECKPOINT_EVERY: Mapping[Method, int] = MappingProxyType({"sft": 10, "srl": 10, "rlvr": 1})
 """An iteration of rlvr costs more than a checkpoint."""
 
@@ -121,6 +124,9 @@ class TrainConfig:
     kl_coef: float = 0.0
     """Weight of the KL divergence to the frozen starting model (the paper: 0). Above 0 a second copy of the model is
     held in memory: 2 bytes per parameter in bfloat16, 4 in float32."""
+    importance_cap: float | None = None
+    """The loss of a token is weighted by its probability under the policy over that under the sampler, up to this.
+    0 = never; by default 2 where another engine than the embedded one samples (not in the paper)."""
     mask_overlong: bool = False
     """Rollouts that hit max-completion-tokens count in their group's mean and std, but not in the loss (DAPO's overlong
     filtering); for rlvr episodes that a limit ended."""
@@ -148,10 +154,13 @@ class TrainConfig:
     """Tokens of one forward and backward pass, shared prefixes counted once; memory grows with it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    sampler: str = "transformers"
+    """transformers: in this process. vllm: a vLLM engine on this machine. http://HOST:PORT: a vLLM server that sees the
+    run folder."""
     cached_tokens: int = 131_072
-    """Bound on the sampler's key-value cache, in tokens."""
+    """Bound on the sampler's key-value cache, in tokens; a server has its own."""
     concurrent_rollouts: int = 64
-    """Bound on the rollouts that the transformers sampler decodes at once."""
+    """Bound on the rollouts that are decoded at once."""
 
     lora_rank: int | None = None
     """Train low-rank adapters of this rank beside every linear layer and freeze the weights, which then take 2 bytes
@@ -224,6 +233,8 @@ class TrainConfig:
         _require(enough, "rollouts_per_prompt", self.rollouts_per_prompt, "an integer of at least 2")
         _require(0 < self.temperature <= 10, "temperature", self.temperature, "a number in (0, 10]")
         self._check_loss()
+        known = self.sampler in ("transformers", "vllm") or self.sampler.startswith(("http://", "https://"))
+        _require(known, "sampler", self.sampler, "transformers, vllm, or http://HOST:PORT of a vLLM server")
         _require(0 < self.min_reward_std < 1, "min_reward_std", self.min_reward_std, "a number in (0, 1)")
         _require(self.max_refills >= 0, "max_refills", self.max_refills, "an integer of at least 0")
         factor = self.max_oversampling
@@ -248,6 +259,8 @@ class TrainConfig:
         _require(low is None or 0 < low < 1, "clip_range", low, "a number in (0, 1)")
         _require(high is None or 0 < high < 100, "clip_range_high", high, "a number in (0, 100)")
         _require(0 <= self.kl_coef < 100, "kl_coef", self.kl_coef, "a number in [0, 100)")
+        cap = self.importance_cap
+        _require(cap is None or cap == 0 or 1 <= cap < 1000, "importance_cap", cap, "0, or a number in [1, 1000)")
         for name, value in (("kl_coef", self.kl_coef), ("mask_overlong", self.mask_overlong)):
             _require(not value or self.method != "sft", name, value, "left out for sft, which samples nothing")
 
@@ -258,6 +271,13 @@ class TrainConfig:
         if self.clip_range is not None:
             low = high = self.clip_range
         return low, high if self.clip_range_high is None else self.clip_range_high
+
+    @property
+    def truncation(self) -> float | None:
+        """Return where the ratio of policy to sampler is truncated; None = the loss is not weighted by it."""
+        if self.importance_cap is None:
+            return None if self.sampler == "transformers" else DEFAULT_IMPORTANCE_CAP
+        return self.importance_cap or None
 
     @property
     def recipe(self) -> Recipe:
@@ -311,6 +331,7 @@ class TrainConfig:
         del resolved["episodes"]
         if self.method == "rlvr":
             resolved |= episodes
+        resolved |= {"importance_cap": self.truncation or 0}
         return resolved | {"output": str(self.output), "trackers": list(self.trackers)}
 
 

@@ -66,6 +66,18 @@ def clipped_loss(
     )
 
 
+def importance_weights(
+    logprobs_SL: Tensor, sampling_logprobs_SL: Tensor, mask_SL: Tensor, *, cap: float
+) -> tuple[Tensor, Tensor]:
+    """Return min(ratio, cap) and the ratio of each token's probability under the policy to that under its sampler.
+
+    Weighting a token's loss by the first corrects for an engine that rounds otherwise than the policy it samples from.
+    Example: probabilities 0.6 and 0.2, cap 2 -> 2 and 3. Both are detached, and 1 outside the mask.
+    """
+    ratio_SL = torch.where(mask_SL, logprobs_SL - sampling_logprobs_SL, 0.0).detach().exp()
+    return ratio_SL.clamp(max=cap), ratio_SL
+
+
 def divergence(logprobs_SL: Tensor, other_logprobs_SL: Tensor, mask_SL: Tensor) -> Tensor:
     """Return the k3 estimate of KL(policy || other) at each token of the policy: other/policy - 1 - log(other/policy).
 

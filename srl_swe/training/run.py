@@ -5,7 +5,7 @@ Leaves out the loop itself.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,15 @@ from srl_swe.training.metrics import METRICS_FILE, MetricsLog, RunDisplay, track
 from srl_swe.training.optimizers import make_optimizer
 from srl_swe.training.policy import Policy
 from srl_swe.training.processes import Processes, SplitSampler, first_process_first
-from srl_swe.training.samplers import Sampler, TransformersSampler
+from srl_swe.training.samplers import Sampler
+from srl_swe.training.transformers_sampler import TransformersSampler
+from srl_swe.training.vllm_sampler import VLLMSampler
+from srl_swe.training.vllm_server_sampler import VLLMServerSampler
 from srl_swe.training.weights import add_adapters
 from srl_swe.types import StepExample
+
+ENGINE_FOLDER = "engine"
+"""Subfolder of the run through which a sampling engine outside this process gets the policy."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,6 +113,7 @@ def open_run(
     accelerator = _make_accelerator(config)
     _check_engine(accelerator, config)
     processes = Processes(accelerator)
+    stack = ExitStack()
     try:
         with first_process_first(processes) as first:
             if first:
@@ -115,9 +122,7 @@ def open_run(
             found = newest_checkpoint(config.output)
             policy = _load_policy(config, found, accelerator.device)
             reference = _load_reference(config, policy)
-            sampler = TransformersSampler(
-                policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
-            )
+            sampler = stack.enter_context(_open_sampler(config, policy))
             _prepare(policy, config, found)
             optimizer = processes.wrap(policy, make_optimizer(config, policy.model))
             state = TrainState()
@@ -155,6 +160,7 @@ def open_run(
                 display.note(f"stopped; {how_to_resume(config)}")
                 raise
     finally:
+        stack.close()
         accelerator.end_training()
         # Accelerate keeps its precision for the process; a second run here may have another.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -173,6 +179,11 @@ def _check_engine(accelerator: Any, config: TrainConfig) -> None:
     if config.method == "rlvr" and accelerator.num_processes > 1:
         raise ConfigError(
             f"rlvr runs in one process, found {accelerator.num_processes}: start it without accelerate launch"
+        )
+    if config.sampler != "transformers" and accelerator.num_processes > 1:
+        raise ConfigError(
+            f"sampler {config.sampler} serves one process, found {accelerator.num_processes}: leave --sampler out, or "
+            "start the run without accelerate launch"
         )
     kind = accelerator.distributed_type
     sharded_otherwise = kind == DistributedType.FSDP and not accelerator.is_fsdp2
@@ -201,6 +212,35 @@ def _prepare(policy: Policy, config: TrainConfig, found: Path | None) -> None:
         policy.enable_gradient_checkpointing()
     # Nothing here draws from torch's own generator; a model with dropout would.
     torch.manual_seed(config.seed)
+
+
+@contextmanager
+def _open_sampler(config: TrainConfig, policy: Policy) -> Iterator[Sampler]:
+    if config.sampler == "transformers":
+        yield TransformersSampler(
+            policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
+        )
+        return
+    folder = config.output / ENGINE_FOLDER
+    max_row_tokens = min(config.max_prompt_tokens + config.max_completion_tokens, policy.max_context)
+    if config.sampler == "vllm":
+        with VLLMSampler(
+            policy,
+            folder=folder,
+            max_row_tokens=max_row_tokens,
+            cached_tokens=config.cached_tokens,
+            concurrent_rollouts=config.concurrent_rollouts,
+        ) as engine:
+            yield engine
+        return
+    with VLLMServerSampler(
+        policy,
+        url=config.sampler,
+        folder=folder,
+        max_row_tokens=max_row_tokens,
+        concurrent_rollouts=config.concurrent_rollouts,
+    ) as server:
+        yield server
 
 
 def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:

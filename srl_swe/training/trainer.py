@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from srl_swe.errors import ConfigError, NoSignalError
+from srl_swe.errors import ConfigError, NoSignalError, SamplerLostError
 from srl_swe.training.batches import Batch
 from srl_swe.training.checkpoint import TrainState, save_best, save_checkpoint
 from srl_swe.training.config import TrainConfig
@@ -69,6 +69,7 @@ def train(
         CheckpointError: a checkpoint cannot be written or read.
         DivergenceError: a loss or gradient is not finite.
         ContainerError: infrastructure left no episode of an iteration with a reward.
+        SamplerLostError: the sampling engine is gone; the state until then is saved.
         NoSignalError: no group has carried signal for `max_flat_iterations` iterations.
         MemoryExhaustedError: the memory does not hold the model, a pack or the sampler's cache.
         KeyboardInterrupt: stopped by the user; the same command continues from the last checkpoint.
@@ -88,6 +89,10 @@ def train(
                 termination.hold()
                 _save(run)
             run.display.note(f"SIGTERM: {how_to_resume(config)}")
+        except SamplerLostError as error:
+            # It is lost between updates only, where the weights are whole.
+            _save(run)
+            raise SamplerLostError(f"{error} The run is saved; {how_to_resume(config)}.") from error
         state = run.state
     if ending == "flat":
         raise NoSignalError(_no_signal(config, state))

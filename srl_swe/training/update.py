@@ -11,7 +11,7 @@ from torch import Tensor
 from srl_swe.training.batches import Batch
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.faults import memory_explained, require_finite
-from srl_swe.training.objective import average_loss, clipped_loss, divergence, likelihood_loss
+from srl_swe.training.objective import average_loss, clipped_loss, divergence, importance_weights, likelihood_loss
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Pack, pack_rows
 from srl_swe.training.processes import Processes
@@ -110,6 +110,8 @@ def _metrics(totals: dict[str, float], num_updates: int) -> dict[str, float]:
             ("log_ratio", "log_ratio_mean"),
             ("entropy", "entropy"),
             ("kl_to_sampler", "kl_to_sampler"),
+            ("importance_ratio", "importance_ratio_mean"),
+            ("importance_truncated", "importance_truncated_share"),
             ("kl_to_reference", "kl_to_reference"),
         )
         for name, mean in means:
@@ -203,6 +205,13 @@ def pack_loss(
         "targets": float(mask_SL.sum()),
     }
     loss_SL = clipped.loss_SL
+    if config.truncation and batch.sampling_logprobs is not None:
+        sampling_SL = rows_of(batch.sampling_logprobs, pack, device)
+        old_SL = gather_rows(old_N, pack)
+        weights_SL, ratio_SL = importance_weights(old_SL, sampling_SL, mask_SL, cap=config.truncation)
+        loss_SL = loss_SL * weights_SL
+        counts["importance_ratio"] = float(ratio_SL[mask_SL].sum())
+        counts["importance_truncated"] = float((ratio_SL > config.truncation).sum())
     if reference_N is not None:
         kl_SL = divergence(logprobs_SL, gather_rows(reference_N, pack), mask_SL)
         loss_SL = loss_SL + config.kl_coef * kl_SL

@@ -17,7 +17,7 @@ from srl_swe.errors import ConfigError, DataError, ModelError
 from srl_swe.training.domain import Domain
 from srl_swe.training.policy import Policy
 from srl_swe.training.rollouts import make_group
-from srl_swe.training.samplers import TransformersSampler
+from srl_swe.training.transformers_sampler import TransformersSampler
 from srl_swe.trajectories.store import PROFILE, read_steps, write_steps
 from srl_swe.types import CompiledTrajectory, StepExample, Trajectory
 from srl_swe.types import Step as TrajectoryStep

@@ -242,7 +242,7 @@ def test_a_real_model_acts(tmp_path: Path, tiny_engine: Engine) -> None:
 
     from srl_swe.demo.model import model_dir
     from srl_swe.training.policy import Policy
-    from srl_swe.training.samplers import TransformersSampler
+    from srl_swe.training.transformers_sampler import TransformersSampler
 
     if not (model_dir() / "config.json").is_file():
         pytest.skip(f"SmolLM2-135M-Instruct is not in {model_dir()}")

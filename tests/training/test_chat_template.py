@@ -19,8 +19,8 @@ from srl_swe.training import chat_template
 from srl_swe.training.batches import target_ids
 from srl_swe.training.policy import Policy
 from srl_swe.training.rollouts import score_completion
-from srl_swe.training.samplers import TransformersSampler
 from srl_swe.training.trainer import train
+from srl_swe.training.transformers_sampler import TransformersSampler
 
 from .run_tiny import tiny_config
 from .tiny import make_examples, make_model

@@ -46,11 +46,23 @@ def test_defaults_are_the_papers() -> None:
         ("patience", 0, "at least 1"),
         ("max_flat_iterations", 0, "at least 1"),
         ("skip_after_flat", -1, "at least 0"),
+        ("sampler", "vlm", "transformers, vllm, or http://HOST:PORT of a vLLM server, found 'vlm'"),
+        ("importance_cap", 0.5, r"0, or a number in \[1, 1000\), found 0.5"),
     ],
 )
 def test_errors_name_field_value_and_range(field: str, value: object, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         make(**{field: value})
+
+
+def test_the_importance_correction_is_for_engines_that_round_otherwise() -> None:
+    assert make().truncation is None
+    assert make(sampler="vllm").truncation == 2
+    assert make(sampler="vllm", importance_cap=5.0).truncation == 5
+    assert make(sampler="vllm", importance_cap=0.0).truncation is None
+    assert make(importance_cap=3.0).truncation == 3
+    assert make(sampler="vllm").as_json()["importance_cap"] == 2
+    assert make().as_json()["importance_cap"] == 0
 
 
 def test_clip_ranges_are_the_losss() -> None:

@@ -153,7 +153,7 @@ def test_a_run_that_lacks_memory_says_so(tiny_model: Path, tmp_path: Path, monke
     with pytest.raises(MemoryExhaustedError, match=r"tokens in the pack \d+, tokens_per_pack 64.*--gradient-check"):
         train(tiny_config(tiny_model, tmp_path / "a", "sft"), TRAIN, [], DOMAIN)
     monkeypatch.undo()
-    monkeypatch.setattr("srl_swe.training.samplers.TransformersSampler._prefill", too_much)
+    monkeypatch.setattr("srl_swe.training.transformers_sampler.TransformersSampler._prefill", too_much)
     with pytest.raises(MemoryExhaustedError, match=r"sampling ran out .*rollouts per prompt 4.*--concurrent-rollouts"):
         train(tiny_config(tiny_model, tmp_path / "b", "srl"), TRAIN, [], DOMAIN)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srl_swe.training.config import Loss
-from srl_swe.training.objective import average_loss, clipped_loss, divergence, likelihood_loss
+from srl_swe.training.objective import average_loss, clipped_loss, divergence, importance_weights, likelihood_loss
 
 SYMMETRIC = {"clip_range": 0.2, "clip_range_high": 0.2}
 
@@ -83,6 +83,17 @@ def test_padding_may_hold_anything() -> None:
     assert logprobs.grad is not None
     assert logprobs.grad[0].tolist() == pytest.approx([-1 / 3] * 3)
     assert logprobs.grad[1].tolist() == pytest.approx([2.0, 0.0, 0.0])
+
+
+def test_importance_weights_by_hand() -> None:
+    # Policy 0.6, 0.1 and 0.3, sampler 0.2 each: ratios 3, held at 2; 0.5; 1.5. What is masked weighs 1.
+    policy = torch.tensor([[0.6, 0.1, 0.3, 0.9]]).log().requires_grad_()
+    sampler = torch.tensor([[0.2, 0.2, 0.2, torch.nan]]).log()
+    weights, ratio = importance_weights(policy, sampler, torch.tensor([[True, True, True, False]]), cap=2)
+    assert weights.flatten().tolist() == pytest.approx([2, 0.5, 1.5, 1])
+    assert ratio.flatten().tolist() == pytest.approx([3, 0.5, 1.5, 1])
+    assert not weights.requires_grad
+    assert not ratio.requires_grad
 
 
 def test_divergence_by_hand() -> None:

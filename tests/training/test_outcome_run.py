@@ -18,8 +18,8 @@ from srl_swe.errors import ConfigError
 from srl_swe.software_engineering import episode_starts
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row, build_pack
-from srl_swe.training.samplers import TransformersSampler
 from srl_swe.training.trainer import TrainResult, train
+from srl_swe.training.transformers_sampler import TransformersSampler
 
 from .episode_world import ACTING_DOMAIN, acting_config, letter_instances, run_acting, warm_up
 from .test_episodes import own_containers

@@ -3,7 +3,8 @@ import torch
 
 from srl_swe.errors import SamplerError
 from srl_swe.training.policy import Policy
-from srl_swe.training.samplers import SampledCompletion, TransformersSampler, draw, mix_seed
+from srl_swe.training.samplers import SampledCompletion, mix_seed
+from srl_swe.training.transformers_sampler import TransformersSampler, draw
 
 from .tiny import make_model, make_tokenizer
 

@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 
-from srl_swe.errors import ConfigError, DataError, DivergenceError, ModelError
+from srl_swe.errors import ConfigError, DataError, DivergenceError, MissingExtraError, ModelError
 from srl_swe.training.policy import Policy
 from srl_swe.training.processes import Processes
 from srl_swe.training.sft import collect_targets
@@ -113,6 +115,16 @@ def test_bad_input(tiny_model: Path, tmp_path: Path) -> None:
         train(tiny_config(tiny_model, tmp_path / "c", "sft", **long), TRAIN, HELD_OUT, DOMAIN)
     with pytest.raises(ModelError, match="no model folder"):
         train(tiny_config(tmp_path / "nowhere", tmp_path / "d", "sft"), TRAIN, HELD_OUT, DOMAIN)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here: test_vllm_sampler.py")
+def test_without_vllm_the_message_says_what_to_install(tiny_model: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny_model, tmp_path / "run", "srl", sampler="vllm")
+    with pytest.raises(MissingExtraError, match=r"needs the extra \[vllm\].*No module named 'vllm'"):
+        train(config, TRAIN, HELD_OUT, DOMAIN)
+    assert not (tmp_path / "run" / "engine").exists()
+    # Nothing was sampled yet, so the folder is free for a run with the sampler that is here.
+    assert train(replace(config, sampler="transformers", num_iterations=1), TRAIN, [], DOMAIN).iterations == 1
 
 
 def test_a_run_that_never_began_does_not_hold_its_folder(tmp_path: Path) -> None:

@@ -33,6 +33,12 @@ CASES = {
         {"loss": "gspo", "clip_range": 0.2, "kl_coef": 0.2},
         {"importance_sampling_level": "sequence", "epsilon": 0.2, "beta": 0.2},
     ),
+    "truncated": ({"importance_cap": 1.2, "kl_coef": 0.3}, {"epsilon": 0.2, "beta": 0.3}),
+    "truncated, dapo": ({"loss": "dapo", "importance_cap": 1.2}, {"loss_type": "dapo", "epsilon_high": 0.28}),
+    "truncated, gspo": (
+        {"loss": "gspo", "importance_cap": 1.2},
+        {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    ),
     "masked": ({"mask_overlong": True}, {"epsilon": 0.2}),
     "masked, dapo": ({"loss": "dapo", "mask_overlong": True}, {"loss_type": "dapo", "epsilon_high": 0.28}),
 }
@@ -104,6 +110,13 @@ def test_loss_and_gradient_equal_trl(tiny_model: Path, tmp_path: Path, case: str
             )
         )
         theirs.load_state_dict(weights)
+    # What another engine would have said: off by so much that some ratios are truncated, and some are not.
+    noise = 0.3 * torch.randn(len(rows), length, generator=torch.Generator().manual_seed(9))
+    sampling = inputs["old_per_token_logps"] + noise
+    cap = our_options.get("importance_cap")
+    if cap:
+        trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+        inputs["importance_sampling_ratio"] = (-noise).exp().clamp(max=cap)
     loss = trainer._compute_loss(theirs, inputs)
     loss.backward()
 
@@ -114,6 +127,11 @@ def test_loss_and_gradient_equal_trl(tiny_model: Path, tmp_path: Path, case: str
         drawn=3,
         metrics={},
         counted=counted if not all(counted) else None,
+        sampling_logprobs=tuple(
+            tuple(logprobs[: len(row.completion_ids)]) for row, logprobs in zip(rows, sampling.tolist(), strict=True)
+        )
+        if cap
+        else None,
     )
     options = {"max_prompt_tokens": 50, "max_completion_tokens": 8, "dtype": "float32"} | our_options
     config = TrainConfig(model="m", output=tmp_path, **options)
@@ -141,6 +159,11 @@ def test_loss_and_gradient_equal_trl(tiny_model: Path, tmp_path: Path, case: str
     found = {name: values[-1] for name, values in trainer._metrics["train"].items()}
     num_tokens = sums["targets"]
     assert sums["entropy"] / num_tokens == pytest.approx(found["entropy"], rel=1e-5)
+    if cap:
+        ratios = [(-noise[i, : len(row.completion_ids)]).exp() for i, row in enumerate(rows)]
+        assert sums["importance_ratio"] == pytest.approx(sum(float(r.sum()) for r in ratios), rel=1e-4)
+        truncated = sum(int((r > cap).sum()) for r in ratios)
+        assert 0 < truncated == sums["importance_truncated"] < num_tokens
     if config.kl_coef:
         assert sums["kl_to_reference"] / num_tokens == pytest.approx(found["kl"], rel=1e-4)
     if config.loss == "gspo":  # TRL counts sequences there, we the tokens in them.

@@ -31,12 +31,14 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(kind: str = "llama", *, seed: int = 0, vocab_size: int = 32, **sizes: int) -> torch.nn.Module:
+def make_model(
+    kind: str = "llama", *, seed: int = 0, vocab_size: int = 32, head_width: int = 8, **sizes: int
+) -> torch.nn.Module:
     """Two layers, four heads over two key-value heads, float32, weights large enough to matter."""
     torch.manual_seed(seed)
     options = {
         "vocab_size": vocab_size,
-        "hidden_size": 32,
+        "hidden_size": 4 * head_width,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -54,10 +56,10 @@ def make_model(kind: str = "llama", *, seed: int = 0, vocab_size: int = 32, **si
     return Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=False, **options)).eval()
 
 
-def write_model(folder: Path, *, seed: int = 0, **sizes: int) -> Path:
+def write_model(folder: Path, *, seed: int = 0, head_width: int = 8, **sizes: int) -> Path:
     """Write a loadable model folder."""
     tokenizer = make_tokenizer()
-    make_model(seed=seed, vocab_size=len(tokenizer), **sizes).save_pretrained(folder)
+    make_model(seed=seed, vocab_size=len(tokenizer), head_width=head_width, **sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

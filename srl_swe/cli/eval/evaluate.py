@@ -206,7 +206,7 @@ def _agent(config: EvalConfig) -> Agent:
 
     from srl_swe.software_engineering import trained_limits
     from srl_swe.training.policy import Policy
-    from srl_swe.training.samplers import TransformersSampler
+    from srl_swe.training.transformers_sampler import TransformersSampler
 
     assert config.model is not None
     limits = trained_limits(
