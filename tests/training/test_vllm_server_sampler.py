@@ -21,8 +21,8 @@ from srl_swe.training.trainer import train
 from srl_swe.training.vllm_server_sampler import VLLMServerSampler
 
 from .run_tiny import tiny_config
-from .test_vllm_sampler import HEAD_WIDTH, check_logprobs, sample, train_some
 from .tiny import DOMAIN, make_examples, make_model, make_tokenizer, write_model
+from .vllm_checks import HEAD_WIDTH, check_logprobs, sample, train_some
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm")
 pytestmark = pytest.mark.vllm
