@@ -25,7 +25,7 @@ from srl_swe.training.transformers_sampler import TransformersSampler
 from srl_swe.training.vllm_sampler import VLLMSampler
 from srl_swe.trajectories.store import read_steps
 
-P, G, T, PROMPT_TOKENS = 4, 8, 48, 1200
+P, G, T, PROMPT_TOKENS = 4, 8, 32, 1200
 
 
 def main() -> None:
