@@ -150,7 +150,7 @@ class VLLMServerSampler(Closing):
                 f"the server at {self._url} takes rows of {longest} tokens, a prompt with its completion may have "
                 f"{max_row_tokens}: start it with --max-model-len {max_row_tokens}, or lower --max-prompt-tokens"
             )
-        on_cpu = config["device_config"]["device_type"] == "cpu"
+        on_cpu = str(config["device_config"]["device"]) in ("cpu", "auto")
         if on_cpu and config["scheduler_config"]["enable_chunked_prefill"]:
             raise SamplerError(
                 f"the server at {self._url} runs on a CPU and prefills in parts, and vLLM 0.32 dies there of prompts "
@@ -163,7 +163,9 @@ class VLLMServerSampler(Closing):
         known = []
         for token in (size - 1, size):
             try:
-                self._post("/v1/completions", {"model": self._model, "prompt": [token], "max_tokens": 1})
+                # Without a tokenizer, the server checks biases against the vocabulary but prompts not.
+                body = {"model": self._model, "prompt": [0], "max_tokens": 1, "logit_bias": {str(token): 0.0}}
+                self._post("/v1/completions", body)
                 known.append(True)
             except SamplerLostError:
                 raise
