@@ -33,6 +33,7 @@ from srl_swe.training.batches import Batch
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row, pack_rows
+from srl_swe.training.processes import Processes
 from srl_swe.training.samplers import TransformersSampler
 from srl_swe.training.update import update_policy
 from srl_swe.trajectories.formats import DropCounter, read_trajectories
@@ -157,7 +158,7 @@ def ours(
         max_prompt_tokens=options.max_prompt_tokens, max_completion_tokens=options.max_completion_tokens,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-9)
-    accelerator = Accelerator(cpu=True)
+    processes = Processes(Accelerator(cpu=True))
     names = tuple("step" for _ in rows)
     batch = Batch(
         rows=rows, advantages=advantages, rows_per_group=G, drawn=len(rows) // G, metrics={}, example_ids=names
@@ -165,7 +166,7 @@ def ours(
 
     def update() -> tuple[float, float]:
         metrics = update_policy(
-            policy, batch, optimizer=optimizer, accelerator=accelerator, learning_rate=1e-9, config=config
+            policy, batch, optimizer=optimizer, processes=processes, learning_rate=1e-9, config=config
         )
         return metrics["train/loss"], metrics["train/grad_norm"]
 

@@ -130,12 +130,14 @@ class Container(Closing):
         environment: Mapping[str, str] | None = None,
         workdir: str | None = None,
         user: str | None = None,
+        side: OutputBuffer | None = None,
     ) -> CommandResult:
         """Run a program beside the shell, stdin empty, and return its merged output and exit code.
 
         At the time limit every process of the container is ended (so that nothing the program started
         survives); an open Shell notices and comes back at its next command. What the program leaves
-        running in the background before the limit is left alone. `user` None means the one of the limits.
+        running in the background before the limit is left alone. `user` None means the one of the limits. `side`
+        takes in what is written to file descriptor 9, as it comes: nothing in the container can take it back.
 
         Raises:
             ContainerError: the program could not be started, or the container died.
@@ -145,7 +147,7 @@ class Container(Closing):
         # The mark on stderr proves that the program started: without it, text of the engine's own
         # (for example that it could not fork) would pass for output.
         mark = secrets.token_hex(16).encode()
-        script = 'printf %s "$1" >&2; shift; exec "$@" 2>&1'
+        script = f'printf %s "$1" >&2; shift; exec "$@" {"9>&2 " if side is not None else ""}2>&1'
         execution = self.open_exec(
             ["/bin/sh", "-c", script, "sh", mark.decode(), *argv], environment=environment, workdir=workdir, user=user
         )
@@ -159,8 +161,11 @@ class Container(Closing):
                 for source, payload in payloads:
                     if source != STDERR:
                         output.add(payload)
-                    elif len(errors) < 4096:
-                        errors += payload
+                    else:
+                        room = max(0, (4096 if side is None else len(mark)) - len(errors))
+                        errors += payload[:room]
+                        if side is not None:
+                            side.add(payload[room:])
                 quiet_s = 0.02 if payloads else min(2 * quiet_s, 1.0)
                 if quiet_s >= 0.1 and not ended and execution.exit_code() is not None:
                     # Something in the background may hold its output open; a busy engine delivers late.

@@ -4,50 +4,50 @@ What goes wrong outside the patch (engine, image, container) gives the verdict "
 out the rules themselves (`official_rules.py`), parallelism and storage (`srl_swe.evaluation`). Binary assets of
 SWE-bench Multimodal rows are not staged.
 
-What protects the tests: the paths of `InstanceTests.restore_paths` come back from the pristine package image, and
-files that steer a test run (`PROTECTED_NAMES`) are put back to their state before the patch, added ones deleted,
-unless the gold patch touches them too. The code under test still runs in the process that reports.
+What protects the tests: their own files come from the pristine package image (`pristine.py`), what steers them comes
+back to its state before the patch (`patching.py`), and a log that says "resolved" is held against what the test
+runner said over a channel of its own (`outcome_channel.py`, `forgery.py`).
 """
 
-import importlib.resources
 import logging
 import posixpath
 import re
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_attempt
 
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
+from srl_swe.environments.forgery import find_signs
 from srl_swe.environments.images import ensure_image
 from srl_swe.environments.limits import ContainerLimits
-from srl_swe.environments.official_rules import END_MARKER, START_MARKER, judge_log, require_rules
+from srl_swe.environments.official_rules import END_MARKER, START_MARKER, Judgement, judge_log, require_rules
+from srl_swe.environments.outcome_channel import MAX_CHANNEL_BYTES, channel_files, instrument, read_records
+from srl_swe.environments.patching import AppliedPatch, apply_patch
+from srl_swe.environments.pristine import pristine_paths, restore_paths
+from srl_swe.environments.streams import OutputBuffer
 from srl_swe.errors import ContainerError, ImageError
-from srl_swe.types import CommandResult, Instance, Verdict
-
-PROTECTED_NAMES = (
-    "conftest.py",
-    "pytest.ini",
-    ".pytest.ini",
-    "pytest.toml",
-    ".pytest.toml",
-    "tox.ini",
-    "setup.cfg",
-    "pyproject.toml",
-    "sitecustomize.py",
-    "usercustomize.py",
-)
-"""Files by which a patch could rewrite the outcome of tests without touching the code."""
+from srl_swe.types import CommandResult, Instance, Verdict, VerdictStatus
 
 _FOLDER = "/srl_swe_grading"
 _MAX_LOG_BYTES = 32 << 20
-_APPLY_TIMEOUT_S = 300
-_NOT_APPLIED = 3
-_MAX_PRISTINE_BYTES = 256 << 20
+_MAX_KNOWN_INSTANCES = 512
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """One run of the tests on a patch."""
+
+    applied: AppliedPatch
+    result: CommandResult
+    judgement: Judgement
+    signs: tuple[str, ...]
+    """Of forgery, where they were looked for."""
 
 
 class _TestsEndedError(ContainerError):
@@ -65,7 +65,8 @@ def grade(engine: Engine, instance: Instance, patch: str, *, limits: ContainerLi
     A failure of the infrastructure is tried once more in a new container. Without the start marker in the log the
     script never came to the tests, and a script that ended well without the end marker has lost its log: both are
     such failures. Tests that twice go over the memory limit, or twice end the script between the markers, are
-    unresolved.
+    unresolved. A log that says "resolved" and is not believed is unresolved with the reason "forged"; what makes it
+    unbelievable is compared with a run of the gold patch first, so that an instance's own oddities do not count.
 
     Raises:
         MissingExtraError: swebench is not installed.
@@ -111,52 +112,85 @@ def _verdict(instance: Instance, reason: str, log: str, started: float) -> Verdi
 
 
 def _attempt(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits, started: float) -> Verdict:
-    environment, tests = instance.environment, instance.tests
-    image = ensure_image(engine, environment)
-    pristine = _pristine_paths(engine, instance)
-    hint = f"grade-{instance.instance_id}"
-    with Container.start(engine, image, workdir=environment.workdir, limits=limits, name_hint=hint) as container:
-        applied, apply_log = _apply(container, instance, patch)
-        if not applied:
-            return _verdict(instance, "patch does not apply", apply_log, started)
-        _restore(container, environment.workdir, pristine)
-        container.write_file(f"{_FOLDER}/eval.sh", tests.script.encode())
-        result = _run_tests(container, tests.timeout_s)
-        out_of_memory = _memory_kills(container) > 0
-    log = result.output
-    judgement = judge_log(instance, log)
-    if judgement.resolved and not result.timed_out:
-        return Verdict(
-            instance_id=instance.instance_id,
-            status="resolved",
-            test_status=judgement.test_status,
-            log=log,
-            duration_s=time.monotonic() - started,
-        )
-    if out_of_memory:
-        raise _TestsEndedError("out of memory", log)
-    if not result.timed_out:
-        for marker in (START_MARKER, END_MARKER):
-            if marker not in log and (marker == START_MARKER or result.exit_code == 0):
-                raise ContainerError(
-                    f"instance {instance.instance_id}: its evaluation script ended with exit code {result.exit_code}"
-                    f" and without the marker {marker!r}; its last words: {log[-500:]!r}"
-                )
-        if END_MARKER not in log:
-            raise _TestsEndedError(f"tests ended the evaluation script, exit code {result.exit_code}", log)
+    run = _run(engine, instance, patch, limits)
+    status: VerdictStatus = "resolved" if run.judgement.resolved else "unresolved"
+    reason = "" if run.judgement.resolved else "tests"
+    signs: tuple[str, ...] = ()
+    if run.applied.problem:
+        status, reason = "unresolved", run.applied.problem
+    elif run.result.timed_out:
+        status, reason = "unresolved", "timeout"
+    elif run.signs:
+        own = _known_signs.get(instance)
+        if own is None:
+            own = frozenset(run.signs if _is_gold(instance, patch) else _gold_signs(engine, instance, limits))
+            _known_signs.keep(instance, own)
+        signs = tuple(sign for sign in run.signs if sign not in own)
+        status, reason = ("unresolved", "forged") if signs else (status, reason)
     return Verdict(
         instance_id=instance.instance_id,
-        status="unresolved",
-        reason="timeout" if result.timed_out else "tests",
-        test_status=judgement.test_status,
-        log=log,
+        status=status,
+        reason=reason,
+        test_status=run.judgement.test_status,
+        log=run.result.output,
         duration_s=time.monotonic() - started,
+        restored=run.applied.restored,
+        signs=signs,
     )
 
 
-def _run_tests(container: Container, timeout_s: float) -> CommandResult:
+def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits, *, look_always: bool = False) -> _Run:
+    """Run the tests on a patch; signs of forgery are looked for where the log says "resolved", or always."""
+    environment, tests = instance.environment, instance.tests
+    image = ensure_image(engine, environment)
+    pristine = pristine_paths(engine, instance)
+    hint = f"grade-{instance.instance_id}"
+    with Container.start(engine, image, workdir=environment.workdir, limits=limits, name_hint=hint) as container:
+        applied = apply_patch(container, instance, patch, _FOLDER)
+        if applied.problem:
+            result = CommandResult(output=applied.log, exit_code=0, duration_s=0.0)
+            return _Run(applied=applied, result=result, judgement=Judgement(resolved=False, test_status={}), signs=())
+        restore_paths(container, environment.workdir, pristine)
+        container.write_files(
+            {
+                f"{_FOLDER}/eval.sh": instrument(tests.script, _FOLDER, environment.workdir).encode(),
+                **channel_files(_FOLDER, _watched(instance)),
+            }
+        )
+        channel = OutputBuffer(MAX_CHANNEL_BYTES)
+        result = _run_tests(container, tests.timeout_s, channel)
+        out_of_memory = _memory_kills(container) > 0
+    judgement = judge_log(instance, result.output)
+    if result.timed_out or not judgement.resolved:
+        _require_end(instance, result, out_of_memory=out_of_memory)
+    if result.timed_out or not (judgement.resolved or look_always):
+        return _Run(applied=applied, result=result, judgement=judgement, signs=())
+    signs = find_signs(instance, judgement.test_status, result, read_records(channel.content()))
+    return _Run(applied=applied, result=result, judgement=judgement, signs=signs)
+
+
+def _require_end(instance: Instance, result: CommandResult, *, out_of_memory: bool) -> None:
+    """Raise ContainerError where a run that is not resolved did not come to its end."""
+    log = result.output
+    if out_of_memory:
+        raise _TestsEndedError("out of memory", log)
+    if result.timed_out:
+        return
+    for marker in (START_MARKER, END_MARKER):
+        if marker not in log and (marker == START_MARKER or result.exit_code == 0):
+            raise ContainerError(
+                f"instance {instance.instance_id}: its evaluation script ended with exit code {result.exit_code}"
+                f" and without the marker {marker!r}; its last words: {log[-500:]!r}"
+            )
+    if END_MARKER not in log:
+        raise _TestsEndedError(f"tests ended the evaluation script, exit code {result.exit_code}", log)
+
+
+def _run_tests(container: Container, timeout_s: float, channel: OutputBuffer) -> CommandResult:
     try:
-        return container.execute(["bash", f"{_FOLDER}/eval.sh"], timeout_s=timeout_s, max_output_bytes=_MAX_LOG_BYTES)
+        return container.execute(
+            ["bash", f"{_FOLDER}/eval.sh"], timeout_s=timeout_s, max_output_bytes=_MAX_LOG_BYTES, side=channel
+        )
     except ContainerError as error:
         state = container.engine.state(container.name)
         if state.out_of_memory and not state.running:
@@ -164,60 +198,37 @@ def _run_tests(container: Container, timeout_s: float) -> CommandResult:
         raise
 
 
-def _apply(container: Container, instance: Instance, patch: str) -> tuple[bool, str]:
-    """Apply the patch by SWE-bench's chain of tries; return whether it applied, and what the tries said."""
-    text = patch if patch.endswith("\n") else patch + "\n"
-    program = (importlib.resources.files("srl_swe") / "docker" / "apply-patch").read_bytes()
-    exempt = "".join(f"./{path}\n" for path in sorted(_touched_paths(instance.gold_patch)))
-    container.write_files(
-        {
-            f"{_FOLDER}/apply-patch": program,
-            f"{_FOLDER}/patch.diff": _bytes_of(text),
-            f"{_FOLDER}/names": "".join(f"{name}\n" for name in PROTECTED_NAMES).encode(),
-            f"{_FOLDER}/exempt": exempt.encode(),
-        }
-    )
-    result = container.execute(
-        ["bash", f"{_FOLDER}/apply-patch", instance.environment.workdir, _FOLDER], timeout_s=_APPLY_TIMEOUT_S
-    )
-    if result.exit_code == 0:
-        return True, result.output
-    if result.exit_code == _NOT_APPLIED:
-        return False, result.output
-    raise ContainerError(
-        f"instance {instance.instance_id}: applying a patch in image {instance.environment.image} ended with exit code"
-        f" {result.exit_code}: {result.output[-500:]}"
-    )
+def _watched(instance: Instance) -> list[str]:
+    """Return the files that hold tests, which nothing may change while they run: those of the required tests' ids and
+    those that a SWE-bench script takes from the base commit."""
+    ids = (*instance.tests.fail_to_pass, *instance.tests.pass_to_pass)
+    paths = {test.split("::", 1)[0] for test in ids if "::" in test}
+    for names in re.findall(r"^git checkout [0-9a-f]{7,40} (.+)$", instance.tests.script, flags=re.MULTILINE):
+        paths.update(names.split())
+    return sorted(posixpath.join(instance.environment.workdir, path) for path in paths)
 
 
-def _bytes_of(patch: str) -> bytes:
-    """Return the patch's bytes; surrogate escapes stand for bytes that were not UTF-8."""
+def _is_gold(instance: Instance, patch: str) -> bool:
+    return patch.strip() == instance.gold_patch.strip()
+
+
+def _gold_signs(engine: Engine, instance: Instance, limits: ContainerLimits) -> tuple[str, ...]:
+    """Return what a run of the gold patch shows, resolved or not.
+
+    Raises:
+        ContainerError: it did not come to its end, so there is nothing to compare with.
+    """
     try:
-        return patch.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return patch.encode("utf-8", "replace")
-
-
-def _touched_paths(patch: str) -> set[str]:
-    """Return the paths of a git patch, those of renames and of empty files included."""
-    pairs = re.findall(r"^diff --git a/(.+) b/(.+)$", patch, flags=re.MULTILINE)
-    sides = re.findall(r"^(?:---|\+\+\+) [ab]/([^\t\n]+)", patch, flags=re.MULTILINE)
-    return {path for pair in pairs for path in pair}.union(sides)
-
-
-def _restore(container: Container, workdir: str, pristine: dict[str, bytes | None]) -> None:
-    """Replace each path of the work tree by its pristine tar; one that is not in the pristine tree is removed."""
-    if not pristine:
-        return
-    paths = [posixpath.join(workdir, path) for path in pristine]
-    parents = [posixpath.dirname(path) for path in paths]
-    script = 'rm -rf -- "$@" && while [ $# -gt 0 ]; do mkdir -p -- "${1%/*}" || exit 1; shift; done'
-    result = container.execute(["bash", "-c", script, "restore", *paths])
-    if result.exit_code != 0:
-        raise ContainerError(f"tests could not be put back in {container.name}: {result.output[-500:]}")
-    for parent, tar in zip(parents, pristine.values(), strict=True):
-        if tar is not None:
-            container.put_archive(parent, tar)
+        run = _run(engine, instance, instance.gold_patch, limits, look_always=True)
+        problem = run.applied.problem or ("timeout" if run.result.timed_out else "")
+    except _TestsEndedError as error:
+        problem = error.reason
+    if problem:
+        raise ContainerError(
+            f"instance {instance.instance_id}: a result that says resolved shows signs of forgery, and there is no run"
+            f" of the gold patch here to compare it with ({problem}); look at it with --gold"
+        )
+    return run.signs
 
 
 def _memory_kills(container: Container) -> int:
@@ -227,42 +238,22 @@ def _memory_kills(container: Container) -> int:
     return sum(int(count) for count in re.findall(r"^oom_kill (\d+)$", result.output, flags=re.MULTILINE))
 
 
-class _PristineCache:
-    """Tars of pristine tests by image and path, bounded by size; the ones used last stay."""
+class _KnownSigns:
+    """What a run of the gold patch shows, by instance, for as long as the process lives; the ones used last stay."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._tars: OrderedDict[tuple[str, str], bytes | None] = OrderedDict()
+    def __init__(self) -> None:
+        self._signs: OrderedDict[Instance, frozenset[str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def paths(self, engine: Engine, image: str, workdir: str, wanted: tuple[str, ...]) -> dict[str, bytes | None]:
+    def get(self, instance: Instance) -> frozenset[str] | None:
         with self._lock:
-            found = {path: self._tars[image, path] for path in wanted if (image, path) in self._tars}
-            for path in found:
-                self._tars.move_to_end((image, path))
-        missing = [path for path in wanted if path not in found]
-        if missing:
-            with Container.start(engine, image, name_hint="pristine") as container:
-                for path in missing:
-                    try:
-                        found[path] = container.get_archive(posixpath.join(workdir, path))
-                    except FileNotFoundError:
-                        found[path] = None
-            self._keep(image, {path: found[path] for path in missing})
-        return {path: found[path] for path in wanted}
+            return self._signs.get(instance)
 
-    def _keep(self, image: str, tars: dict[str, bytes | None]) -> None:
+    def keep(self, instance: Instance, signs: frozenset[str]) -> None:
         with self._lock:
-            self._tars.update({(image, path): tar for path, tar in tars.items()})
-            while len(self._tars) > 1 and sum(len(tar or b"") for tar in self._tars.values()) > self._max_bytes:
-                self._tars.popitem(last=False)
+            self._signs[instance] = signs
+            while len(self._signs) > _MAX_KNOWN_INSTANCES:
+                self._signs.popitem(last=False)
 
 
-_pristine_cache = _PristineCache(_MAX_PRISTINE_BYTES)
-
-
-def _pristine_paths(engine: Engine, instance: Instance) -> dict[str, bytes | None]:
-    tests = instance.tests
-    if tests.restore_image is None or not tests.restore_paths:
-        return {}
-    return _pristine_cache.paths(engine, tests.restore_image, instance.environment.workdir, tests.restore_paths)
+_known_signs = _KnownSigns()

@@ -67,6 +67,7 @@ class _Row(BaseModel):
     patch: NonEmpty
     FAIL_TO_PASS: TestIds
     PASS_TO_PASS: TestIds
+    difficulty: str | None = None
 
 
 class _SwebenchRow(_Row):
@@ -244,6 +245,7 @@ def _from_swebench(row: _SwebenchRow) -> Instance:
             eval_type=row.eval_type,
         ),
         gold_patch=_with_newline(row.patch),
+        difficulty=row.difficulty or "",
     )
 
 
@@ -296,6 +298,7 @@ def _from_sdist(row: _SdistRow, where: str) -> Instance:
             restore_image=package_image_name(recipe, row.workdir),
         ),
         gold_patch=_with_newline(row.patch),
+        difficulty=row.difficulty or "",
     )
 
 

@@ -8,9 +8,11 @@ import os
 import resource
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 from srl_swe.errors import DataError, MissingExtraError
 from srl_swe.types import Instance
@@ -52,6 +54,19 @@ def require_rules(instance: Instance) -> None:
         )
 
 
+def tests_report(instance: Instance, test_status: Mapping[str, str]) -> dict[str, dict[str, list[str]]]:
+    """Return swebench's `get_eval_tests_report` of outcomes: FAIL_TO_PASS and PASS_TO_PASS -> success and failure."""
+    grading = _grading_module()
+    expected = {
+        "instance_id": instance.instance_id,
+        "FAIL_TO_PASS": list(instance.tests.fail_to_pass),
+        "PASS_TO_PASS": list(instance.tests.pass_to_pass),
+    }
+    rule = grading.EvalType(instance.tests.eval_type)
+    report: dict[str, dict[str, list[str]]] = grading.get_eval_tests_report(dict(test_status), expected, eval_type=rule)
+    return report
+
+
 def judge_log(instance: Instance, log: str) -> Judgement:
     """Apply swebench's `get_logs_eval`, `get_eval_tests_report` and `get_resolution_status` to a test log.
 
@@ -60,20 +75,8 @@ def judge_log(instance: Instance, log: str) -> Judgement:
     """
     grading = _grading_module()
     tests = instance.tests
-    expected = {
-        "instance_id": instance.instance_id,
-        "FAIL_TO_PASS": list(tests.fail_to_pass),
-        "PASS_TO_PASS": list(tests.pass_to_pass),
-    }
-    spec = grading.TestSpec(
-        image=instance.environment.image,
-        eval_script_list=[],
-        repo=instance.repo,
-        version="",
-        log_parser=tests.parser,
-        eval_type=tests.eval_type,
-        **expected,
-    )
+    expected = {"instance_id": instance.instance_id, **_expected(instance)}
+    spec = _spec(instance)
     with tempfile.NamedTemporaryFile("w", suffix=".log", encoding="utf-8", errors="replace") as file:
         file.write(log)
         file.flush()
@@ -83,6 +86,44 @@ def judge_log(instance: Instance, log: str) -> Judgement:
     report = grading.get_eval_tests_report(status, expected, eval_type=grading.EvalType(tests.eval_type))
     resolved = grading.get_resolution_status(report) == grading.ResolvedStatus.FULL.value
     return Judgement(resolved=resolved, test_status=dict(status))
+
+
+def parse_log(instance: Instance, log: str) -> dict[str, str]:
+    """Return what the instance's parser makes of some text of a log: outcome per test id."""
+    grading = _grading_module()
+    return dict(grading.PARSER_REGISTRY[instance.tests.parser](log, _spec(instance)))
+
+
+def kept_tests(instance: Instance, test_status: Mapping[str, str]) -> set[str]:
+    """Return the required tests that are as they must be: passed, or also skipped where they only had to go on."""
+    grading = _grading_module()
+    passed = {test for test in instance.tests.fail_to_pass if grading.test_passed(test, test_status)}
+    return passed | {test for test in instance.tests.pass_to_pass if grading.test_maintained(test, test_status)}
+
+
+def is_failure(status: str) -> bool:
+    """Tell whether swebench's word means that a test failed."""
+    return status in ("FAILED", "ERROR")
+
+
+def _expected(instance: Instance) -> dict[str, list[str]]:
+    return {
+        "FAIL_TO_PASS": list(instance.tests.fail_to_pass),
+        "PASS_TO_PASS": list(instance.tests.pass_to_pass),
+    }
+
+
+def _spec(instance: Instance) -> Any:
+    return _grading_module().TestSpec(
+        image=instance.environment.image,
+        eval_script_list=[],
+        repo=instance.repo,
+        version="",
+        log_parser=instance.tests.parser,
+        eval_type=instance.tests.eval_type,
+        instance_id=instance.instance_id,
+        **_expected(instance),
+    )
 
 
 def _grading_module() -> ModuleType:

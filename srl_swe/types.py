@@ -79,6 +79,8 @@ class Instance:
     environment: InstanceEnvironment
     tests: InstanceTests
     gold_patch: str
+    difficulty: str = ""
+    """In the row's words, for example "15 min - 1 hour"; empty where it does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,8 +217,13 @@ class Verdict:
     instance_id: str
     status: VerdictStatus
     reason: str = ""
-    """Why it is not resolved: "tests", "empty patch", "patch does not apply", "timeout", an infrastructure failure…"""
+    """Why it is not resolved: "tests", "empty patch", "patch does not apply", "timeout", "forged", an infrastructure
+    failure…"""
     test_status: Mapping[str, str] = field(default_factory=dict)
     """Outcome per test id, in swebench's words."""
     log: str = ""
     duration_s: float = 0.0
+    restored: tuple[str, ...] = ()
+    """What steers tests and was put back or deleted after the patch, as paths; with a note where it was left."""
+    signs: tuple[str, ...] = ()
+    """Why the log of a "forged" result is not believed."""

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("srl_swe.prompts", "srl_swe.rewards", "srl_swe.trajectories"),
     ("srl_swe.environments",),
     ("srl_swe.training",),
-    ("srl_swe.software_engineering", "srl_swe.hub"),
+    ("srl_swe.software_engineering", "srl_swe.hub", "srl_swe.pages"),
     ("srl_swe.evaluation",),
     ("srl_swe.curation",),
     ("srl_swe.demo",),

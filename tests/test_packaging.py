@@ -45,10 +45,14 @@ def test_a_clean_environment_gets_both_entry_points(tmp_path: Path) -> None:
     call(*pip, "install", "--quiet", "--no-index", "--find-links", wheels, wheel, folder=tmp_path)
 
     assert call(clean / "bin" / "srl-swe", "--version", folder=tmp_path).startswith("srl-swe 0.")
+    package = source / "srl_swe"
+    shipped = [str(path.relative_to(package)) for path in package.rglob("*.jinja")]
+    assert len(shipped) >= 5
     code = (
         "import srl_swe, gymnasium, importlib.resources as r;"
         "assert 'srl_swe/SWE-v0' in gymnasium.registry;"
         "assert (r.files('srl_swe') / 'docker' / 'edit').is_file() and (r.files('srl_swe') / 'py.typed').is_file();"
+        f"missing = [n for n in {shipped!r} if not (r.files('srl_swe') / n).is_file()]; assert not missing, missing;"
         "spec = gymnasium.spec('srl_swe/SWE-v0');"
         "from gymnasium.envs.registration import load_env_creator as load; print(load(spec.entry_point).__name__)"
     )

@@ -14,6 +14,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 def test_the_tree_names_every_module() -> None:
     missing = []
     for folder in (
+        "srl_swe/pages",
         "srl_swe/training",
         "srl_swe/evaluation",
         "srl_swe/curation",

@@ -70,3 +70,7 @@ def _print_help() -> None:
     console.print("[bold]srl-swe[/bold] COMMAND [OPTIONS]    supervised reinforcement learning for SWE agents\n")
     console.print(table)
     console.print("\nsrl-swe COMMAND --help explains a command; srl-swe --version prints the version.")
+
+
+if __name__ == "__main__":
+    main()

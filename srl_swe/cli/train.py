@@ -1,5 +1,6 @@
 """`srl-swe train`: SFT and SRL on a compiled set of step examples, RLVR on instances, and curricula of them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -94,6 +95,8 @@ def _parse(words: Sequence[str]) -> TrainCommand:
 
 
 def _run_curriculum(command: TrainCommand, words: Sequence[str], termination: Termination) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("a curriculum runs in one process; run its stages one by one where several are needed")
     stages = parse_stages(command.curriculum)
     own_words = {stage: stage_words(words, stage, stages, command.stage_options) for stage in stages}
     # What is wrong with the last stage is said before the first one begins.
@@ -155,6 +158,8 @@ def _train_on_steps(command: TrainCommand, steps: Path, termination: Termination
 
 
 def _report(command: TrainCommand, result: "TrainResult") -> None:
+    if os.environ.get("RANK", "0") != "0":  # one of several processes, of which the first reports
+        return
     if result.ending == "terminated":
         print(f"stopped by SIGTERM after iteration {result.iterations}; the same command goes on")
         return

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
-from srl_swe.curation.shell_words import SimpleCommand, simple_commands
+from srl_swe.trajectories.shell_words import SimpleCommand, after_option, simple_commands, without_wrappers
 
 
 class ActionKind(StrEnum):
@@ -73,11 +73,9 @@ _PROGRAMS = {
     "git": ActionKind.GIT,
     "submit": ActionKind.SUBMIT,
 }
-_WRAPPERS = frozenset({"timeout", "env", "sudo", "nice", "nohup", "stdbuf", "xargs", "exec", "command", "time"})
-_RUNNERS = frozenset({"poetry", "pipenv", "pdm", "hatch", "uv"})
-"""Programs that run another one when their first argument is `run`."""
-_OPTION_OF_WRAPPER = re.compile(r"-.*|\w+=.*|[\d.]+[smhd]?|\{\}", re.DOTALL)
-_PACKAGE_TOOLS = _RUNNERS | frozenset({"pip", "pip3", "npm", "yarn", "pnpm", "cargo", "gem"})
+_PACKAGE_TOOLS = frozenset(
+    {"poetry", "pipenv", "pdm", "hatch", "uv", "pip", "pip3", "npm", "yarn", "pnpm", "cargo", "gem"}
+)
 _PACKAGE_VERBS = frozenset({"install", "uninstall", "add", "remove", "update", "upgrade", "sync", "ci", "download"})
 _TEST_TOOLS = frozenset({"make", "npm", "yarn", "pnpm", "cargo", "go", "mvn", "gradle", "gradlew", "hatch", "dotnet"})
 _TEST_MODULES = frozenset({"pytest", "unittest", "nose", "tox", "nox", "doctest", "twisted.trial", "testtools.run"})
@@ -109,7 +107,7 @@ def _foremost(kinds: Iterable[ActionKind]) -> ActionKind:
 
 
 def _kind(command: SimpleCommand) -> ActionKind:
-    words = _without_wrappers(command.words)
+    words = without_wrappers(command.words)
     program = posixpath.basename(words[0]) if words else ""
     arguments = words[1:]
     if program == "tee" and arguments:
@@ -120,7 +118,7 @@ def _kind(command: SimpleCommand) -> ActionKind:
     if program == "edit":
         return _EDITS.get(arguments[0] if arguments else "", ActionKind.OTHER)
     if program in _SHELLS:
-        code = _after_option(arguments, "c")
+        code = after_option(arguments, "c")
         return ActionKind.OTHER if code is None else action_kind(code)
     if _PYTHON.fullmatch(program) or program.endswith(".py"):
         return _python_kind(words if program.endswith(".py") else arguments)
@@ -149,7 +147,7 @@ def _program_kind(program: str, words: tuple[str, ...], arguments: tuple[str, ..
 
 
 def _python_kind(arguments: tuple[str, ...]) -> ActionKind:
-    module = _after_option(arguments, "m")
+    module = after_option(arguments, "m")
     if module in ("pip", "ensurepip"):
         return ActionKind.INSTALL if _PACKAGE_VERBS & set(arguments) else ActionKind.OTHER
     script = next((word for word in arguments if not word.startswith("-")), "")
@@ -172,31 +170,3 @@ def _find_kind(arguments: tuple[str, ...]) -> ActionKind:
     ends = [*starts[1:], len(arguments)]
     commands = [arguments[start + 1 : end] for start, end in zip(starts, ends, strict=False)]
     return _foremost([ActionKind.SEARCH, *(_kind(SimpleCommand(words=words, writes=())) for words in commands)])
-
-
-def _after_option(arguments: tuple[str, ...], letter: str) -> str | None:
-    """Return what follows `-c` or `-m` (also in `-lc`), None where there is no such option before the first operand."""
-    for index, word in enumerate(arguments):
-        if not word.startswith("-"):
-            if index and arguments[index - 1] in ("-W", "-X"):
-                continue
-            return None
-        if not word.startswith("--") and word.endswith(letter):
-            return arguments[index + 1] if index + 1 < len(arguments) else ""
-    return None
-
-
-def _without_wrappers(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Take off programs that run another one: `timeout -k 5 60 env A=1 python x.py` becomes `python x.py`."""
-    start = 0
-    while start < len(words):
-        program = posixpath.basename(words[start])
-        if program in _RUNNERS and words[start + 1 : start + 2] == ("run",):
-            start += 2
-        elif program in _WRAPPERS:
-            start += 1
-        else:
-            break
-        while start < len(words) and _OPTION_OF_WRAPPER.fullmatch(words[start]):
-            start += 1
-    return words[start:]

@@ -4,7 +4,7 @@ Grading them is left to `scheduler`, making them to `agent` (with a model) and `
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,21 +36,47 @@ def read_predictions(path: Path) -> tuple[Prediction, ...]:
     Raises:
         DataError: the file, a row or a field is not what the format says, or an instance has two predictions.
     """
+    predictions: dict[str, Prediction] = {}
+    for where, prediction in _read(path):
+        earlier = predictions.setdefault(prediction.instance_id, prediction)
+        if earlier != prediction:
+            raise DataError(
+                f"{where}: a second, different prediction for instance {prediction.instance_id!r}; keep one of them, "
+                "or say how many there are of each instance with --samples"
+            )
+    return tuple(predictions.values())
+
+
+def read_samples(path: Path, num_samples: int) -> tuple[tuple[Prediction, ...], ...]:
+    """Read a file with several predictions of each instance: one tuple per sample, in the order of the rows.
+
+    Raises:
+        DataError: as `read_predictions`, or an instance has not exactly `num_samples` predictions.
+    """
+    if num_samples == 1:
+        return (read_predictions(path),)
+    samples: dict[str, list[Prediction]] = {}
+    for _, prediction in _read(path):
+        samples.setdefault(prediction.instance_id, []).append(prediction)
+    for instance_id, found in samples.items():
+        if len(found) != num_samples:
+            raise DataError(
+                f"{path}: instance {instance_id!r} has {len(found)} predictions, expected {num_samples} (--samples)"
+            )
+    return tuple(tuple(found[index] for found in samples.values()) for index in range(num_samples))
+
+
+def _read(path: Path) -> Iterator[tuple[str, Prediction]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: predictions cannot be read: {error}") from error
-    predictions: dict[str, Prediction] = {}
+    found = 0
     for where, row in _rows(path, text):
-        prediction = _prediction(where, row)
-        earlier = predictions.setdefault(prediction.instance_id, prediction)
-        if earlier != prediction:
-            raise DataError(
-                f"{where}: a second, different prediction for instance {prediction.instance_id!r}; keep one of them"
-            )
-    if not predictions:
+        yield where, _prediction(where, row)
+        found += 1
+    if not found:
         raise DataError(f"{path}: holds no predictions; expected at least one")
-    return tuple(predictions.values())
 
 
 def resume_predictions(path: Path) -> tuple[Prediction, ...]:

@@ -15,6 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 
+def printable(text: str) -> str:
+    """Return text of outside, such as an instance id, for one line of a terminal: no control characters."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 class RunningTable:
     """Shows running instances with stage and seconds, counts by outcome, and the time left. Safe for threads."""
 
@@ -82,8 +87,7 @@ class RunningTable:
 
     def _line(self, text: str) -> None:
         # Instance ids and reasons come from outside: no markup, no control characters.
-        shown = "".join(character if character.isprintable() else " " for character in text)
-        self._console.print(Text(shown), soft_wrap=True, highlight=False)
+        self._console.print(Text(printable(text)), soft_wrap=True, highlight=False)
 
     def _render(self) -> Group:
         table = Table("instance", "stage", "seconds", title=self._title)

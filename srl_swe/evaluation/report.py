@@ -1,13 +1,14 @@
 """What an evaluation found: the official harness's report, our summary, and the table for the terminal.
 
 `report.json` has the keys and the meaning of swebench 5.0.2's `make_run_report`; `summary.json` adds the
-resolve rate with its interval, the invalid ones with reasons, and time. Grading is left to `scheduler`.
+resolve rate with its interval, the invalid ones with reasons, time, and what `cheats` found. Grading is left to
+`scheduler`.
 """
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from srl_swe.errors import MissingExtraError
+from srl_swe.environments.patching import REACHES_OUT
+from srl_swe.evaluation.cheats import CheatReport
+from srl_swe.evaluation.statistics import wilson_interval
 from srl_swe.files import write_atomically
 from srl_swe.types import Instance, Prediction, Verdict
 
 # `grading` gives these reasons; the official harness writes no result for such patches and counts them as errors.
-_OFFICIAL_ERRORS = ("patch does not apply", "timeout")
+_OFFICIAL_ERRORS = ("patch does not apply", "timeout", REACHES_OUT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +53,10 @@ class Summary:
     """Of this run alone; verdicts of earlier runs cost nothing again."""
     median_instance_s: float | None
     max_instance_s: float | None
+    flaky: Mapping[str, str] = field(default_factory=dict)
+    """Instance id -> how gradings of the same patch differ, for example "resolved in 2 of 3 gradings"."""
+    cheats: CheatReport | None = None
+    """None = nobody looked."""
 
     @property
     def complete(self) -> bool:
@@ -64,6 +71,7 @@ def summarize(
     *,
     invalid_episodes: Mapping[str, str],
     wall_s: float,
+    cheats: CheatReport | None = None,
 ) -> Summary:
     """Count every instance asked for once.
 
@@ -97,19 +105,8 @@ def summarize(
         wall_s=wall_s,
         median_instance_s=statistics.median(durations) if durations else None,
         max_instance_s=max(durations, default=None),
+        cheats=cheats,
     )
-
-
-def wilson_interval(num_resolved: int, num_instances: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a proportion; (0, 1) where nothing was asked for."""
-    if num_instances == 0:
-        return 0.0, 1.0
-    try:
-        from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise MissingExtraError("the report's interval needs scipy: pip install 'srl-swe[eval]'") from error
-    interval = binomtest(num_resolved, num_instances).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def official_report(

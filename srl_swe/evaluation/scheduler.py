@@ -14,10 +14,13 @@ from rich.console import Console
 
 from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError, SrlSweError
+from srl_swe.evaluation.cheats import find_cheats
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
+from srl_swe.evaluation.record import EvaluationRecord, outcomes, write_record
 from srl_swe.evaluation.report import Summary, official_report, summarize, write_reports
-from srl_swe.evaluation.results import VerdictStore
+from srl_swe.evaluation.results import VerdictStore, harness_version
+from srl_swe.evaluation.stability import how_often, worth_confirming
 from srl_swe.files import sole_writer
 from srl_swe.pool import WorkPool
 from srl_swe.types import Instance, Prediction, Verdict
@@ -48,10 +51,19 @@ class EvaluationConfig:
     """Added to twice an instance's own test limit: starting, patching, copying logs."""
     retry_invalid: bool = True
     """Grade again what infrastructure failures of earlier runs left without a verdict."""
+    regrade: bool = False
+    """Grade everything, whatever earlier runs found."""
+    confirm: int = 1
+    """Gradings of each patch. The first one counts; the others show which verdicts do not repeat."""
+    split: str = ""
+    """Name of the task set, for the record."""
+    choice: str = ""
+    """Which part of it was asked for, for the record."""
 
     def __post_init__(self) -> None:
-        if self.max_parallel < 1:
-            raise ConfigError(f"max_parallel must be at least 1, not {self.max_parallel}")
+        for name in ("max_parallel", "confirm"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("image_limit_s", "grace_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0 seconds, not {getattr(self, name)}")
@@ -84,6 +96,7 @@ def evaluate(
         judge=container_judge(engine),
         check_alive=lambda: engine.list_containers(LABEL),
         stop_running=lambda: [engine.remove(container) for container in _own_containers(engine) - others],
+        image_digest=lambda instance: _image_digest(engine, instance),
         invalid_episodes=invalid_episodes,
         console=console,
     )
@@ -103,6 +116,17 @@ def container_judge(engine: "Engine") -> Judge:
     return judge
 
 
+def _image_digest(engine: "Engine", instance: Instance) -> str | None:
+    """Return what the instance's image is made of: its name says it where we build it, else the engine's id of it."""
+    if instance.environment.recipe is not None:
+        return instance.environment.image
+    try:
+        image = engine.find_image(instance.environment.image)
+    except ContainerError:
+        return None  # an engine that does not answer is found out when it has to grade
+    return image.id if image else None
+
+
 def _own_containers(engine: "Engine") -> set[str]:
     mine = owner_labels().items()
     return {container.id for container in engine.list_containers(LABEL) if mine <= container.labels.items()}
@@ -116,38 +140,97 @@ def evaluate_with(
     judge: Judge,
     check_alive: Callable[[], object],
     stop_running: Callable[[], object],
+    image_digest: Callable[[Instance], str | None] = lambda instance: None,
     invalid_episodes: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> Summary:
     """Do what `evaluate` does with any judge.
 
     `check_alive` raises ContainerError when nothing can be graded any more; `stop_running` makes running
-    judges fail soon and leaves no container behind.
+    judges fail soon and leaves no container behind; `image_digest` says what an instance's image is now.
     """
     check_known(predictions, instances)
     started = time.monotonic()
     with sole_writer(config.output):
-        store = VerdictStore(config.output / RESULTS_FOLDER)
-        verdicts = _earlier_verdicts(instances, predictions, store, config)
-        run = _Run(config=config, store=store, judge=judge, verdicts=verdicts, console=console or Console(stderr=True))
+        stores = [
+            VerdictStore(config.output / RESULTS_FOLDER, number=number, image_digest=image_digest)
+            for number in range(1, config.confirm + 1)
+        ]
+        rounds = [
+            {} if config.regrade else _earlier_verdicts(instances, predictions, store, config) for store in stores
+        ]
+        verdicts = rounds[0]
         try:
-            run.grade(_pending(instances, predictions, verdicts), check_alive=check_alive, stop_running=stop_running)
+            for number, (store, found) in enumerate(zip(stores, rounds, strict=True), start=1):
+                jobs = _pending(instances, predictions, found)
+                if number > 1:
+                    jobs = [job for job in jobs if worth_confirming(verdicts.get(job[0].instance_id))]
+                title = "grading" if number == 1 else f"grading, {number} of {config.confirm} times"
+                run = _Run(
+                    title=title,
+                    config=config,
+                    store=store,
+                    judge=judge,
+                    verdicts=found,
+                    console=console or Console(stderr=True),
+                )
+                run.grade(jobs, check_alive=check_alive, stop_running=stop_running)
         finally:
-            summary = summarize(
+            summary = _write_outcomes(
                 instances,
                 predictions,
-                verdicts,
+                rounds,
+                config,
+                store=stores[0],
                 invalid_episodes=invalid_episodes or {},
                 wall_s=time.monotonic() - started,
             )
-            write_reports(config.output, official_report(instances, predictions, verdicts), summary)
+    return summary
+
+
+def _write_outcomes(
+    instances: Sequence[Instance],
+    predictions: Sequence[Prediction],
+    rounds: Sequence[Mapping[str, Verdict]],
+    config: EvaluationConfig,
+    *,
+    store: VerdictStore,
+    invalid_episodes: Mapping[str, str],
+    wall_s: float,
+) -> Summary:
+    """Write report.json, summary.json and evaluation.json; the first of the rounds of grading counts."""
+    verdicts = rounds[0]
+    asked = outcomes(instances, predictions, rounds, invalid_episodes, store=store, folder=config.output)
+    summary = replace(
+        summarize(
+            instances,
+            predictions,
+            verdicts,
+            invalid_episodes=invalid_episodes,
+            wall_s=wall_s,
+            cheats=find_cheats(config.output, instances, predictions, verdicts),
+        ),
+        flaky={each.instance_id: how_often(each.gradings) for each in asked if each.flaky},
+    )
+    write_reports(config.output, official_report(instances, predictions, verdicts), summary)
+    record = EvaluationRecord(
+        split=config.split,
+        choice=config.choice,
+        model=summary.model,
+        models=tuple(sorted({prediction.model_name_or_path for prediction in predictions})),
+        harness=harness_version(),
+        wall_s=wall_s,
+        instances=asked,
+    )
+    write_record(config.output, record)
     return summary
 
 
 @dataclass(kw_only=True, slots=True)
 class _Run:
-    """One call of `evaluate`: where outcomes go."""
+    """One grading of all patches: where outcomes go."""
 
+    title: str
     config: EvaluationConfig
     store: VerdictStore
     judge: Judge
@@ -161,7 +244,7 @@ class _Run:
         pool = WorkPool(self.config.max_parallel)
         num_earlier = len(self.verdicts)
         table = RunningTable(
-            "grading", num_total=num_earlier + len(jobs), num_earlier=num_earlier, console=self.console
+            self.title, num_total=num_earlier + len(jobs), num_earlier=num_earlier, console=self.console
         )
         try:
             with table:

@@ -3,11 +3,11 @@
 Reading a file and turning rows into instances is left to `srl_swe.environments.instances`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from srl_swe.environments.instances import instance_from_row, load_instances
-from srl_swe.errors import ConfigError, DataError, MissingExtraError
+from srl_swe.errors import DataError, MissingExtraError
+from srl_swe.evaluation.choice import Choice
 from srl_swe.types import Instance
 
 HUB_SPLITS: dict[str, tuple[str, str]] = {
@@ -21,42 +21,20 @@ HUB_SPLITS: dict[str, tuple[str, str]] = {
 }
 """Short name -> (data set on the hub, its split), as of swebench 5.0.2."""
 
+EVERYTHING = Choice()
 
-def load_split(name: str, *, instance_ids: Sequence[str] = (), limit: int | None = None) -> tuple[Instance, ...]:
-    """Load the instances of a short name ("verified"), a hub data set ("owner/name:split") or a local file.
 
-    An existing file wins over a name. Only the first `limit` are kept, after `instance_ids` has chosen.
+def load_split(name: str, choice: Choice = EVERYTHING) -> tuple[Instance, ...]:
+    """Load the chosen instances of a short name ("verified"), a hub data set ("owner/name:split") or a local file.
+
+    An existing file wins over a name.
 
     Raises:
-        DataError: there is no such file or split, the hub does not answer, or an instance id is unknown.
+        DataError: there is no such file or split, the hub does not answer, or the choice matches nothing.
         MissingExtraError: a hub name is given and `datasets` is not installed.
     """
     path = Path(name).expanduser()
-    instances = load_instances(path) if path.is_file() or _looks_like_file(name) else _from_hub(name)
-    return select(instances, instance_ids=instance_ids, limit=limit)
-
-
-def select(
-    instances: Sequence[Instance], *, instance_ids: Sequence[str] = (), limit: int | None = None
-) -> tuple[Instance, ...]:
-    """Keep the named instances (all when none is named), in their order, at most `limit`.
-
-    Raises:
-        DataError: a named instance is not there, or nothing is left.
-        ConfigError: `limit` is below 1.
-    """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit must be at least 1 or None (= all), not {limit}")
-    unknown = sorted(set(instance_ids) - {instance.instance_id for instance in instances})
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} instance ids are not among the {len(instances)} instances: {', '.join(unknown[:10])}"
-        )
-    wanted = set(instance_ids)
-    kept = tuple(instance for instance in instances if not wanted or instance.instance_id in wanted)[:limit]
-    if not kept:
-        raise DataError("no instances to evaluate: the file or split is empty")
-    return kept
+    return choice.of(load_instances(path) if path.is_file() or _looks_like_file(name) else _from_hub(name))
 
 
 def _looks_like_file(name: str) -> bool:

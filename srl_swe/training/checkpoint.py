@@ -15,17 +15,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srl_swe.errors import CheckpointError
 from srl_swe.files import write_atomically
 from srl_swe.training.domain import OPTIONS_FILE, Domain
 from srl_swe.training.policy import Policy
+from srl_swe.training.processes import Processes
 from srl_swe.training.refill import FIRST_STATE, RefillState
+from srl_swe.training.weights import adapter_weights, like, load_adapters, whole
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "trainer_optimizer.safetensors"
+ADAPTER_FILE = "trainer_adapters.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,17 +57,33 @@ class TrainState:
 
 
 def save_checkpoint(
-    run: Path, state: TrainState, *, policy: Policy, domain: Domain, optimizer: torch.optim.Optimizer, keep: int
+    run: Path,
+    state: TrainState,
+    *,
+    policy: Policy,
+    domain: Domain,
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+    processes: Processes,
 ) -> None:
-    """Write a full checkpoint, point `last` at it, and remove those beyond `keep`.
+    """Write a full checkpoint, point `last` at it, and remove those beyond `keep`. Every process must call it.
+
+    Tensors are whole and adapters are kept besides the merged weights, so that any number of processes goes on from it.
 
     Raises:
         CheckpointError: nothing was changed.
     """
+    weights = dict(policy.weights())
+    adapters = adapter_weights(policy.model)
+    optimizer_tensors = _optimizer_tensors(policy.model, optimizer)
+    if not processes.first:
+        return
 
     def fill(folder: Path) -> None:
-        _save_model(folder, policy, domain)
-        save_file(_optimizer_tensors(policy.model, optimizer), folder / OPTIMIZER_FILE)
+        _save_model(folder, policy, weights, domain)
+        save_file(optimizer_tensors, folder / OPTIMIZER_FILE)
+        if adapters:
+            save_file(adapters, folder / ADAPTER_FILE)
         (folder / STATE_FILE).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
 
     folder = run / "checkpoints" / f"{state.iteration:06d}"
@@ -74,15 +93,22 @@ def save_checkpoint(
             shutil.rmtree(old)
 
 
-def save_best(run: Path, iteration: int, metrics: dict[str, float], *, policy: Policy, domain: Domain) -> None:
+def save_best(
+    run: Path, iteration: int, metrics: dict[str, float], *, policy: Policy, domain: Domain, processes: Processes
+) -> None:
     """Write the model of the best validation so far, point `best` at it, and remove the one before.
+
+    Every process must call it.
 
     Raises:
         CheckpointError: nothing was changed.
     """
+    weights = dict(policy.weights())
+    if not processes.first:
+        return
 
     def fill(folder: Path) -> None:
-        _save_model(folder, policy, domain)
+        _save_model(folder, policy, weights, domain)
         (folder / "validation.json").write_text(json.dumps(metrics | {"iteration": iteration}, indent=1), "utf-8")
 
     folder = run / "checkpoints" / f"best-{iteration:06d}"
@@ -112,6 +138,19 @@ def load_state(folder: Path) -> TrainState:
         ) from error
 
 
+def load_adapter_file(folder: Path, policy: Policy) -> None:
+    """Restore the adapters of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of other adapters.
+    """
+    path = folder / ADAPTER_FILE
+    try:
+        load_adapters(policy.model, load_file(path))
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Remove {folder} to go back one.") from error
+
+
 def load_optimizer(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
     """Restore the optimizer and torch's random states.
 
@@ -127,11 +166,8 @@ def load_optimizer(folder: Path, policy: Policy, optimizer: torch.optim.Optimize
             torch.cuda.set_rng_state(tensors["rng/cuda"])
         for name, parameter in policy.model.named_parameters():
             keys = [key for key in tensors if key.startswith(f"{name}/")]
-            # The step counter stays on the CPU, where AdamW keeps it unless it is fused.
-            optimizer.state[parameter] = {
-                key.rpartition("/")[2]: tensors[key].to(parameter.device if tensors[key].dim() else "cpu")
-                for key in keys
-            }
+            if keys:
+                optimizer.state[parameter] = {key.rpartition("/")[2]: _placed(tensors[key], parameter) for key in keys}
     except (OSError, SafetensorError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Remove {folder} to go back one.") from error
 
@@ -154,8 +190,8 @@ def write_record(path: Path, text: str) -> None:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
-def _save_model(folder: Path, policy: Policy, domain: Domain) -> None:
-    policy.save(folder)
+def _save_model(folder: Path, policy: Policy, weights: Mapping[str, Tensor], domain: Domain) -> None:
+    policy.save(folder, weights)
     (folder / OPTIONS_FILE).write_text(json.dumps(dict(domain.options), indent=1), encoding="utf-8")
 
 
@@ -198,6 +234,17 @@ def _optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str
     if torch.cuda.is_available():
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
     for name, parameter in model.named_parameters():
-        for key, tensor in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = tensor.contiguous()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+            # 8-bit states share their tables, which safetensors refuses.
+            tensors[f"{name}/{key}"] = whole(tensor).clone() if key.startswith("qmap") else whole(tensor).contiguous()
     return tensors
+
+
+def _placed(tensor: Tensor, parameter: Tensor) -> Tensor | int:
+    """Return an entry of a parameter's optimizer state as the optimizer had it."""
+    if tensor.dim():
+        # What has another shape (the scales of 8-bit states) is not cut.
+        return like(tensor, parameter) if tensor.shape == parameter.shape else tensor.to(parameter.device)
+    # A step counter: AdamW keeps a tensor on the CPU unless it is fused, 8-bit optimizers an integer.
+    return tensor if tensor.is_floating_point() else int(tensor)

@@ -99,6 +99,8 @@ class TrainConfig:
     """Share of the iterations over which the learning rate rises (the paper: 0 for srl and rlvr, 0.3 for sft)."""
     schedule: Schedule | None = None
     """Learning rate after warm-up (the paper: constant for srl and rlvr, cosine to 0 for sft)."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit: states of 8 bits, 2 bytes per trained parameter in place of 8 (the extra [8bit])."""
     weight_decay: float = 0.0
     """AdamW weight decay (not in the paper)."""
     max_grad_norm: float = 1.0
@@ -151,6 +153,12 @@ class TrainConfig:
     concurrent_rollouts: int = 64
     """Bound on the rollouts that the transformers sampler decodes at once."""
 
+    lora_rank: int | None = None
+    """Train low-rank adapters of this rank beside every linear layer and freeze the weights, which then take 2 bytes
+    per parameter in bfloat16. None = train all weights. Model folders of the run hold merged weights."""
+    lora_alpha: int | None = None
+    """Adapters are scaled by this / lora-rank (default: twice the rank)."""
+
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """bfloat16: float32 weights under autocast, sampling in bfloat16 (the paper: bf16)."""
     device: Literal["auto", "cpu"] = "auto"
@@ -190,6 +198,8 @@ class TrainConfig:
             ("skip_epochs", self.skip_epochs),
             ("max_flat_iterations", self.max_flat_iterations),
             ("patience", self.patience),
+            ("lora_rank", self.lora_rank),
+            ("lora_alpha", self.lora_alpha),
         )
         for name, count in positive:
             _require(count is None or count >= 1, name, count, "an integer of at least 1")
@@ -198,6 +208,10 @@ class TrainConfig:
         _require(self.schedule in (None, "constant", "cosine"), "schedule", self.schedule, "constant or cosine")
         _require(self.dtype in ("bfloat16", "float32"), "dtype", self.dtype, "bfloat16 or float32")
         _require(self.device in ("auto", "cpu"), "device", self.device, "auto or cpu")
+        optimizers = ("adamw", "adamw_8bit")
+        _require(self.optimizer in optimizers, "optimizer", self.optimizer, "adamw or adamw_8bit")
+        alone = self.lora_alpha is not None and self.lora_rank is None
+        _require(not alone, "lora_alpha", self.lora_alpha, "left out without lora_rank")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "an integer in [0, 2**63)")
         rate = self.learning_rate
         _require(rate is None or 0 < rate < 1, "learning_rate", rate, "a number in (0, 1)")

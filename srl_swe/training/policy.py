@@ -6,18 +6,14 @@ T = tokens of a pack, N = nodes with a target, H = hidden size, V = vocabulary.
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from srl_swe.errors import ModelError
 from srl_swe.training.chat_template import (
@@ -27,49 +23,10 @@ from srl_swe.training.chat_template import (
     split_generation_prompt,
     without_answer_start,
 )
-from srl_swe.training.prefix_tree import AttentionBlock, Pack, Row, build_pack
+from srl_swe.training.prefix_tree import Pack, Row, build_pack
+from srl_swe.training.scorer import ATTENTION_NAME, TreeScorer
+from srl_swe.training.weights import plain_weights
 from srl_swe.types import Message
-
-LOGIT_CHUNK = 1024
-"""Nodes whose logits exist at once: 1,024 x 49,152 float32 are 200 MB."""
-
-Head = Callable[[Tensor, Tensor, float], tuple[Tensor, ...]]
-"""(hidden states, tokens, temperature) -> numbers per target node."""
-
-ATTENTION_NAME = "srl_swe_tree"
-UNUSED_MASK = torch.zeros(1, 1, 1, 1)
-"""Four dimensions keep transformers from making a mask of its own."""
-
-
-def _tree_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    srl_swe_blocks: Sequence[tuple[AttentionBlock, Tensor]] | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Attend block by block of a packed tree; without blocks, as transformers' SDPA does."""
-    if srl_swe_blocks is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    outs = []
-    heads, width = key.shape[1], key.shape[3]
-    for block, bias in srl_swe_blocks:
-        keys, values = (
-            torch.cat([tensor[:, :, start:end] for start, end in block.key_runs], dim=2) for tensor in (key, value)
-        )
-        # Query heads that share a key-value head are laid out as further queries of it: no copies of keys.
-        folded = query[:, :, block.start : block.end].reshape(1, heads, -1, width)
-        out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=scaling)
-        outs.append(out.reshape(1, query.shape[1], -1, out.shape[-1]))
-    return torch.cat(outs, dim=2).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(ATTENTION_NAME, _tree_attention)
-AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 
 
 class Policy:
@@ -86,6 +43,8 @@ class Policy:
         self.stop_ids = frozenset({self.end_of_turn_id, *_eos_ids(model, tokenizer)})
         model.config._attn_implementation = ATTENTION_NAME
         model.eval()
+        self.scorer: Any = TreeScorer(model, compute_dtype)
+        """What every forward pass of a pack goes through; where there are several processes, Accelerate's wrapper."""
         self._check_forward(source)
 
     @classmethod
@@ -184,88 +143,39 @@ class Policy:
         return render_chat(self.tokenizer, messages, self._source, add_generation_prompt=True)
 
     def logprobs(self, pack: Pack, *, temperature: float = 1.0) -> Tensor:
-        """Return the log-probability of each target node given its ancestors: shape [N], float32.
-
-        Logits are computed for target nodes only, in chunks that are recomputed in the backward pass.
-        """
-        return self._over_targets(pack, self._token_logprobs, temperature)[0]
+        """Return the log-probability of each target node given its ancestors: shape [N], float32."""
+        logprobs_N: Tensor = self.scorer(pack, temperature=temperature)[0]
+        return logprobs_N
 
     def logprobs_and_entropies(self, pack: Pack, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return `logprobs`, and the entropy in nats of the distribution that each target was one draw of, detached."""
-        logprobs_N, entropies_N = self._over_targets(pack, self._token_logprobs_and_entropies, temperature)
+        logprobs_N, entropies_N = self.scorer(pack, temperature=temperature, with_entropies=True)
         return logprobs_N, entropies_N
-
-    def _over_targets(self, pack: Pack, head: Head, temperature: float) -> list[Tensor]:
-        pack = pack.to(self.device)
-        blocks = [(block, self._bias(block)) for block in pack.attention_blocks()]
-        with torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
-            hidden_TH = self.model.base_model(
-                input_ids=pack.token_ids_T[None],
-                attention_mask=UNUSED_MASK,
-                srl_swe_blocks=blocks,
-                position_ids=pack.positions_T[None],
-                use_cache=False,
-            ).last_hidden_state[0]
-            # index_select, not indexing: its backward adds in a fixed order, which exact resume needs.
-            hidden_NH = hidden_TH.index_select(0, pack.parents_T[pack.target_nodes_N])
-            tokens_N = pack.token_ids_T[pack.target_nodes_N]
-            chunks = zip(torch.split(hidden_NH, LOGIT_CHUNK), torch.split(tokens_N, LOGIT_CHUNK), strict=True)
-            if len(tokens_N) <= LOGIT_CHUNK:
-                parts = [head(hidden, tokens, temperature) for hidden, tokens in chunks]
-            else:
-                parts = [
-                    checkpoint(head, hidden, tokens, temperature, use_reentrant=False) for hidden, tokens in chunks
-                ]
-        return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def copy_model(self) -> Any:
         """Return an independent copy of the model in the compute dtype, for a sampler."""
         return copy.deepcopy(self.model).to(self.compute_dtype).eval().requires_grad_(False)
 
-    def save(self, folder: Path) -> None:
-        """Write weights as safetensors, tokenizer and chat template into an existing folder.
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and tensor as the plain model has them; every process must go through all of it."""
+        yield from plain_weights(self.model)
 
-        Not atomic by itself: `checkpoint.publish` makes a finished folder appear at once.
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights (by default `self.weights()`) as safetensors, with what else a model folder has.
+
+        Not atomic by itself: `checkpoint` makes a finished folder appear at once.
         """
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=dict(self.weights() if weights is None else weights))
         self.tokenizer.save_pretrained(folder)
-
-    def _token_logprobs(self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float) -> tuple[Tensor]:
-        return (self._head(hidden_NH, tokens_N, temperature)[0],)
-
-    def _token_logprobs_and_entropies(
-        self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        logprobs_N, logits_NV = self._head(hidden_NH, tokens_N, temperature)
-        # Last, so that recomputing a chunk for the backward pass stops before it.
-        with torch.no_grad():
-            distribution_NV = logits_NV.log_softmax(-1)
-            return logprobs_N, -(distribution_NV.exp() * distribution_NV).sum(-1)
-
-    def _head(self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        logits_NV = self.model.get_output_embeddings()(hidden_NH).float()
-        if temperature != 1.0:
-            logits_NV = logits_NV / temperature
-        return -functional.cross_entropy(logits_NV, tokens_N, reduction="none"), logits_NV
-
-    def _bias(self, block: AttentionBlock) -> Tensor:
-        """Return the block's additive mask, once for each query head that shares a key-value head: [R * Q, K].
-
-        SDPA would make one of a boolean mask in every layer, and keep each of them for the backward pass.
-        """
-        config = self.model.config
-        repeats = config.num_attention_heads // config.num_key_value_heads
-        bias_QK = torch.zeros(block.mask_QK.shape, dtype=self.compute_dtype).masked_fill_(~block.mask_QK, -torch.inf)
-        return bias_QK.to(self.device).repeat(repeats, 1)
 
     @torch.no_grad()
     def _check_forward(self, source: str) -> None:
         """Compare a two-branch tree with the model's own logits: some architectures scale or cap them."""
         rows = [Row(prompt_ids=(0, 1), completion_ids=(2, 1)), Row(prompt_ids=(0, 1), completion_ids=(1, 2))]
         pack = build_pack(rows, range(len(rows)))
-        compute_dtype, self.compute_dtype = self.compute_dtype, torch.float32
+        self.scorer.compute_dtype = torch.float32
         found_N = self.logprobs(pack)
-        self.compute_dtype = compute_dtype
+        self.scorer.compute_dtype = self.compute_dtype
         for place, index in enumerate(pack.row_indices):
             ids = torch.tensor([rows[index].token_ids], device=self.device)
             logprobs = self.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)

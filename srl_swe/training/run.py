@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from srl_swe.errors import ConfigError, DataError
 from srl_swe.training.batches import select_usable
 from srl_swe.training.checkpoint import (
     TrainState,
+    load_adapter_file,
     load_optimizer,
     load_state,
     newest_checkpoint,
@@ -30,8 +33,11 @@ from srl_swe.training.data_order import choose_subset, fingerprint
 from srl_swe.training.domain import Acting, Domain
 from srl_swe.training.faults import memory_explained
 from srl_swe.training.metrics import METRICS_FILE, MetricsLog, RunDisplay, tracker_config
+from srl_swe.training.optimizers import make_optimizer
 from srl_swe.training.policy import Policy
+from srl_swe.training.processes import Processes, SplitSampler, first_process_first
 from srl_swe.training.samplers import Sampler, TransformersSampler
+from srl_swe.training.weights import add_adapters
 from srl_swe.types import StepExample
 
 
@@ -46,13 +52,14 @@ class Run:
     train_examples: tuple[StepExample, ...]
     validation_examples: tuple[StepExample, ...]
     num_iterations: int
-    accelerator: Any
+    processes: Processes
     policy: Policy
     reference: Policy | None
     """What the policy is held to; None where `kl_coef` is 0."""
     optimizer: torch.optim.Optimizer
     sampler: Sampler
-    log: MetricsLog
+    log: MetricsLog | None
+    """None in all processes but the first."""
     display: RunDisplay
     state: TrainState
     saved: TrainState | None
@@ -67,8 +74,9 @@ class Run:
             "tokens/completion_total": self.state.completion_tokens,
             "tokens/tree_total": self.state.tree_tokens,
         }
-        self.log.append(entry)
-        self.accelerator.log(entry, step=self.state.iteration)
+        if self.log:
+            self.log.append(entry)
+        self.processes.accelerator.log(entry, step=self.state.iteration)
         self.display.finish_iteration(self.state.iteration, self.num_iterations, entry)
 
 
@@ -96,16 +104,31 @@ def open_run(
         torch.set_num_threads(config.threads)
     data = {"train": fingerprint(train_examples), "validation": fingerprint(validation_examples)}
     made_of = {"data_fingerprints": data, "domain": dict(domain.options)}
-    _claim_output(config, {**config.as_json(), **selection, **made_of})
     accelerator = _make_accelerator(config)
+    _check_engine(accelerator)
+    processes = Processes(accelerator)
+    if acting is not None and processes.count > 1:
+        raise ConfigError(
+            f"method rlvr plays its episodes from one process, found {processes.count}: launch with --num_processes 1"
+        )
     try:
+        with first_process_first(processes) as first:
+            if first:
+                _claim_output(config, {**config.as_json(), **selection, **made_of})
         with memory_explained("loading", {"model": config.model, "dtype": config.dtype}, advice="leave out --kl-coef"):
-            policy, optimizer, state = _load(config, accelerator)
+            found = newest_checkpoint(config.output)
+            policy = _load_policy(config, found, accelerator.device)
             reference = _load_reference(config, policy)
             sampler = TransformersSampler(
                 policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
             )
-        with RunDisplay() as display:
+            _prepare(policy, config, found)
+            optimizer = processes.wrap(policy, make_optimizer(config, policy.model))
+            state = TrainState()
+            if found:
+                load_optimizer(found, policy, optimizer)
+                state = load_state(found)
+        with RunDisplay(console=None if processes.first else Console(quiet=True)) as display:
             usable = _select(train_examples, config.method == "sft", policy, domain, config, display)
             # What is too long is no candidate, so that the number asked for is reached where it can be.
             held_out = _select(validation_examples, False, policy, domain, config, display)
@@ -121,16 +144,17 @@ def open_run(
                     train_examples=usable,
                     validation_examples=tuple(held_out[index] for index in chosen),
                     num_iterations=num_iterations,
-                    accelerator=accelerator,
+                    processes=processes,
                     policy=policy,
                     reference=reference,
                     optimizer=optimizer,
-                    sampler=sampler,
-                    log=MetricsLog(config.output / METRICS_FILE, last_iteration=_reported(state)),
+                    sampler=SplitSampler(sampler, processes) if processes.count > 1 else sampler,
+                    log=_open_log(config, state) if processes.first else None,
                     display=display,
                     state=state,
-                    saved=state if newest_checkpoint(config.output) else None,
+                    saved=state if found else None,
                 )
+                processes.part()
             except KeyboardInterrupt:
                 display.note(f"stopped; {how_to_resume(config)}")
                 raise
@@ -149,27 +173,34 @@ def _make_accelerator(config: TrainConfig) -> Any:
     )
 
 
-def _load(config: TrainConfig, accelerator: Any) -> tuple[Policy, torch.optim.Optimizer, TrainState]:
-    """Load the newest checkpoint, or the model to start from."""
-    if accelerator.num_processes > 1:
+def _check_engine(accelerator: Any) -> None:
+    kind = accelerator.distributed_type
+    sharded_otherwise = kind == DistributedType.FSDP and not accelerator.is_fsdp2
+    if sharded_otherwise or kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ConfigError(
-            f"training runs in one process, found {accelerator.num_processes}: launch with --num_processes 1"
+            f"several processes share a run by DDP or FSDP2, found {kind.value}: launch with `accelerate launch "
+            "--use_fsdp --fsdp_version 2` (shards weights, gradients and optimizer states) or with --multi_gpu"
         )
-    found = newest_checkpoint(config.output)
-    policy = Policy.from_pretrained(
-        found or config.model, compute_dtype=getattr(torch, config.dtype), device=accelerator.device
-    )
+
+
+def _load_policy(config: TrainConfig, found: Path | None, device: torch.device) -> Policy:
+    """Load the weights of the checkpoint found, or the model to start from, which adapters are put on again."""
+    source = found if found and config.lora_rank is None else config.model
+    return Policy.from_pretrained(source, compute_dtype=getattr(torch, config.dtype), device=device)
+
+
+def _prepare(policy: Policy, config: TrainConfig, found: Path | None) -> None:
+    """Make a policy, of which a sampler has its plain copy, ready to be trained."""
+    if config.lora_rank is not None:
+        policy.model.to(policy.compute_dtype)
+        alpha = config.lora_alpha or 2 * config.lora_rank
+        add_adapters(policy.model, rank=config.lora_rank, alpha=alpha, seed=config.seed)
+        if found:
+            load_adapter_file(found, policy)
     if config.gradient_checkpointing:
         policy.enable_gradient_checkpointing()
-    optimizer = torch.optim.AdamW(
-        policy.model.parameters(), lr=config.recipe.learning_rate, weight_decay=config.weight_decay
-    )
-    if not found:
-        # Nothing here draws from torch's own generator; a model with dropout would.
-        torch.manual_seed(config.seed)
-        return policy, optimizer, TrainState()
-    load_optimizer(found, policy, optimizer)
-    return policy, optimizer, load_state(found)
+    # Nothing here draws from torch's own generator; a model with dropout would.
+    torch.manual_seed(config.seed)
 
 
 def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:
@@ -179,6 +210,10 @@ def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:
     reference = Policy.from_pretrained(config.model, compute_dtype=policy.compute_dtype, device=policy.device)
     reference.freeze()
     return reference
+
+
+def _open_log(config: TrainConfig, state: TrainState) -> MetricsLog:
+    return MetricsLog(config.output / METRICS_FILE, last_iteration=_reported(state))
 
 
 def _reported(state: TrainState) -> int:

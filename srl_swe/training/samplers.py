@@ -88,8 +88,10 @@ class TransformersSampler:
     @torch.no_grad()
     def update_weights(self, policy: Policy) -> None:
         """Copy the policy's weights."""
-        for mine, theirs in zip(self._model.parameters(), policy.model.parameters(), strict=True):
-            mine.copy_(theirs)
+        mine = dict(self._model.named_parameters())
+        for name, tensor in policy.weights():
+            if name in mine:  # buffers stay
+                mine[name].copy_(tensor)
 
     @torch.no_grad()
     def sample(

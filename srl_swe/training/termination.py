@@ -22,8 +22,9 @@ class Termination:
     def __init__(self, *, grace_s: float = GRACE_S) -> None:
         self.held = False
         """The weights are between two states that can be saved."""
+        self.requested = False
+        """SIGTERM came."""
         self._grace_s = grace_s
-        self._requested = False
         self._earlier: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Termination":
@@ -45,21 +46,21 @@ class Termination:
         """From here to `release`, SIGTERM waits, but not longer than the grace period."""
         self.held = True
 
-    def release(self) -> None:
+    def release(self, *, terminate: bool = False) -> None:
         """The state can be saved again.
 
         Raises:
-            Terminated: SIGTERM came meanwhile.
+            Terminated: SIGTERM came meanwhile, or `terminate`, because it came to another process of the run.
         """
         self.held = False
-        if self._requested:
+        if self.requested or terminate:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise Terminated
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
+        if self.requested:
             return
-        self._requested = True
+        self.requested = True
         if not self.held:
             raise Terminated
         signal.setitimer(signal.ITIMER_REAL, self._grace_s)

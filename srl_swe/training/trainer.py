@@ -1,4 +1,4 @@
-"""The training loop: collect a batch, update, validate, checkpoint. One process, one device.
+"""The training loop: collect a batch, update, validate, checkpoint.
 
 An iteration has two halves, between which a run may stop and go on: its update, and its end (validation, metrics,
 checkpoint). Iteration 0 has an end only. Leaves out how each of these is done. The same loop serves SFT, SRL and RLVR;
@@ -78,6 +78,8 @@ def train(
         raise ConfigError("method rlvr plays episodes: say where (acting)")
     with open_run(config, train_examples, validation_examples, domain, selection=selection, acting=acting) as run:
         try:
+            if run.processes.count > 1:
+                termination.hold()
             ending = _loop(run, termination)
         except Terminated:
             ending = "terminated"
@@ -130,7 +132,7 @@ def _begin_iteration(run: Run, termination: Termination) -> None:
                 run.policy,
                 batch,
                 optimizer=run.optimizer,
-                accelerator=run.accelerator,
+                processes=run.processes,
                 learning_rate=run.config.learning_rate_at(iteration, run.num_iterations),
                 config=run.config,
                 reference=run.reference,
@@ -138,7 +140,7 @@ def _begin_iteration(run: Run, termination: Termination) -> None:
             )
     termination.hold()
     run.state = _advanced(run.state, batch, metrics)
-    termination.release()
+    _release(run, termination)
 
 
 def _end_iteration(run: Run, metrics: Mapping[str, float], termination: Termination) -> None:
@@ -154,7 +156,17 @@ def _end_iteration(run: Run, metrics: Mapping[str, float], termination: Terminat
     last = _ending(run.state, run) is not None
     if iteration and (last or iteration % run.config.checkpoint_interval == 0):
         _save(run)
-    termination.release()
+    _release(run, termination)
+
+
+def _release(run: Run, termination: Termination) -> None:
+    """The state can be saved. Several processes leave here together, or not at all: they wait for each other."""
+    if run.processes.count == 1:
+        termination.release()
+        return
+    if run.processes.any(termination.requested):
+        termination.release(terminate=True)
+    termination.hold()
 
 
 def _save(run: Run) -> None:
@@ -167,6 +179,7 @@ def _save(run: Run) -> None:
         domain=run.domain,
         optimizer=run.optimizer,
         keep=run.config.keep_checkpoints,
+        processes=run.processes,
     )
     run.saved = run.state
 
@@ -250,7 +263,14 @@ def _keep_best(run: Run, metrics: dict[str, float]) -> None:
         run.state = replace(run.state, validations_without_gain=run.state.validations_without_gain + 1)
         return
     run.state = replace(run.state, best_reward=reward, best_iteration=run.state.iteration, validations_without_gain=0)
-    save_best(run.config.output, run.state.iteration, metrics, policy=run.policy, domain=run.domain)
+    save_best(
+        run.config.output,
+        run.state.iteration,
+        metrics,
+        policy=run.policy,
+        domain=run.domain,
+        processes=run.processes,
+    )
 
 
 _OTHERS: Mapping[str, str] = MappingProxyType(

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,8 @@ from srl_swe.training.faults import memory_explained, require_finite
 from srl_swe.training.objective import average_loss, clipped_loss, divergence, likelihood_loss
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Pack, pack_rows
+from srl_swe.training.processes import Processes
+from srl_swe.training.weights import whole
 
 
 def update_policy(
@@ -22,7 +23,7 @@ def update_policy(
     batch: Batch,
     *,
     optimizer: torch.optim.Optimizer,
-    accelerator: Any,
+    processes: Processes,
     learning_rate: float,
     config: TrainConfig,
     reference: Policy | None = None,
@@ -40,15 +41,16 @@ def update_policy(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     parts = _split(batch, config)
+    shares = [_share(packs, processes) for packs in parts]
     # With one update the policy is the old policy. With several, the old log-probabilities are those before the first.
-    old = [[_frozen_logprobs(policy, p, config) for p in packs] for packs in parts] if len(parts) > 1 else None
+    old = [[_frozen_logprobs(policy, p, config) for p, _ in s] for s in shares] if len(parts) > 1 else None
     totals: dict[str, float] = {}
-    for part, packs in enumerate(parts):
+    for part, (packs, share) in enumerate(zip(parts, shares, strict=True)):
         optimizer.zero_grad(set_to_none=True)
         num_rows = math.fsum(weight for pack in packs for weight in row_weights(batch, pack))
         num_targets = sum(int(counted_mask(batch, pack).sum()) for pack in packs)
-        for place, pack in enumerate(packs):
-            with _explained(pack, config):
+        for place, (pack, weight) in enumerate(share):
+            with _explained(pack, config), processes.without_sync(policy, last=place == len(share) - 1):
                 logprobs_N, entropies_N = _policy_logprobs(policy, pack, batch, config)
                 old_N = old[part][place] if old else logprobs_N.detach()
                 loss, counts = pack_loss(
@@ -64,19 +66,35 @@ def update_policy(
                 )
                 ids = [batch.example_ids[index] for index in pack.row_indices]
                 require_finite("loss", loss, ids, learning_rate=learning_rate)
-                accelerator.backward(loss)
+                # Accelerate's wrappers give the mean over processes; ours is a sum over packs.
+                processes.accelerator.backward(loss * weight * processes.count)
             sizes = {"tree_tokens": pack.num_tokens, "row_tokens": pack.num_row_tokens}
             for name, count in {"loss": float(loss.detach()), **counts, **sizes}.items():
-                totals[name] = totals.get(name, 0.0) + count
+                totals[name] = totals.get(name, 0.0) + count * weight
         with _explained(max(packs, key=lambda pack: pack.num_tokens), config):
-            norm = accelerator.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
+            norm = whole(processes.accelerator.clip_grad_norm_(policy.scorer.parameters(), config.max_grad_norm))
             ids = [batch.example_ids[index] for pack in packs for index in pack.row_indices]
             require_finite("gradient norm", norm, ids, learning_rate=learning_rate)
             before_step()
             optimizer.step()
-        totals["grad_norm"] = totals.get("grad_norm", 0.0) + float(norm)
+        totals["grad_norm"] = totals.get("grad_norm", 0.0) + float(norm) / processes.count
     optimizer.zero_grad(set_to_none=True)
+    totals = _summed(processes.gather([totals]))
     return _metrics(totals, len(parts)) | {"train/learning_rate": learning_rate, "train/updates": len(parts)}
+
+
+def _share(packs: Sequence[Pack], processes: Processes) -> list[tuple[Pack, float]]:
+    """Return this process's packs with weight 1; where others have one more, a small one with weight 0 stands in.
+
+    Wrapped models wait for each other in each pass, so that all need the same number of them.
+    """
+    mine = [(pack, 1.0) for pack in processes.share(packs)]
+    most = -(-len(packs) // processes.count)
+    return mine + [(min(packs, key=lambda pack: pack.num_tokens), 0.0)] * (most - len(mine))
+
+
+def _summed(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
 def _metrics(totals: dict[str, float], num_updates: int) -> dict[str, float]:

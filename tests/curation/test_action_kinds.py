@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srl_swe.curation.action_kinds import MEANINGS, ActionKind, action_kind
-from srl_swe.curation.shell_words import SimpleCommand, simple_commands
 
 TABLE = [
     # The actions that tool calls are compiled to.
@@ -136,13 +135,3 @@ def test_hostile_texts_take_no_time(unit: str) -> None:
     started = time.monotonic()
     action_kind(unit * (100_001 // len(unit)))
     assert time.monotonic() - started < 5
-
-
-def test_simple_commands_have_words_and_what_they_write() -> None:
-    text = "A=1 sed -n 1p 'a b' > out 2>&1 | grep \"x y\" # no\ncat <<'E' >>log\nrm x\nE\nls"
-    assert list(simple_commands(text)) == [
-        SimpleCommand(words=("sed", "-n", "1p", "a b"), writes=((">", "out"),)),
-        SimpleCommand(words=("grep", "x y"), writes=(), piped=True),
-        SimpleCommand(words=("cat",), writes=((">>", "log"),)),
-        SimpleCommand(words=("ls",), writes=()),
-    ]

@@ -1,82 +1,20 @@
 """The page of a report: its numbers, its form, and that nothing in a set can break out of it."""
 
-import re
 import tomllib
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from srl_swe.cli.data import run
-from srl_swe.curation.page import render_page, visible
+from srl_swe.curation.page import render_page
 from srl_swe.curation.set_report import ReportOptions, make_report
 from srl_swe.errors import DataError, MissingExtraError, ModelError
+from srl_swe.pages.texts import visible
 from srl_swe.trajectories.store import REPORT, write_steps
 from srl_swe.types import CompiledTrajectory, Step, Trajectory
 from tests.curation.report_sets import write_profile, write_replay, write_set
+from tests.strict_page import HOSTILE, text_of
 from tests.training.tiny import make_tokenizer
-
-VOID = {"meta", "link", "br", "img", "hr", "input"}
-HOSTILE = "<script>alert(1)</script>\"' onload=x <img src=//e.org/x> {{ 7 * 7 }} </style> \u202e\x1b[31m"
-
-
-class StrictPage(HTMLParser):
-    """Fails on tags that do not nest, on ids given twice, and on whatever would load, link away or run something."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.targets: list[str] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag not in {"script", "img", "iframe", "object", "embed", "link", "form", "base"}, tag
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), (tag, names)
-        for name, value in attrs:
-            assert not name.startswith("on"), name
-            assert name not in {"src", "srcset", "action", "data", "poster", "background"}, name
-            if name == "id":
-                self.ids.append(value or "")
-            if name.endswith("href"):
-                assert (value or "").startswith("#"), value
-                self.targets.append((value or "")[1:])
-            if value and "url(" in value:
-                self.targets += re.findall(r"url\(#([^)]*)\)", value)
-                assert value.count("url(") == value.count("url(#")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag, f"</{tag}> closes another tag"
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            assert "url(" not in data
-            assert "@import" not in data
-        self.text.append(data)
-
-
-def checked(page: str) -> StrictPage:
-    parser = StrictPage()
-    parser.feed(page)
-    parser.close()
-    assert page.startswith("<!DOCTYPE html>")
-    assert parser.open == []
-    assert len(parser.ids) == len(set(parser.ids))
-    assert set(parser.targets) <= set(parser.ids)
-    assert "http://" not in page.replace("http-equiv", "")
-    assert "https://" not in page
-    return parser
-
-
-def text_of(page: str) -> str:
-    return " ".join(" ".join(checked(page).text).split())
 
 
 def test_the_page_says_what_is_in_the_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,6 +147,5 @@ def test_the_template_is_shipped() -> None:
     root = Path(__file__).parents[2]
     with (root / "pyproject.toml").open("rb") as stream:
         patterns = tomllib.load(stream)["tool"]["setuptools"]["package-data"]["srl_swe"]
-    assert any(
-        (root / "srl_swe/curation/report.html.jinja") in set((root / "srl_swe").glob(pattern)) for pattern in patterns
-    )
+    shipped = {path for pattern in patterns for path in (root / "srl_swe").glob(pattern)}
+    assert set((root / "srl_swe").rglob("*.jinja")) <= shipped

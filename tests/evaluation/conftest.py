@@ -1,8 +1,10 @@
 """A tiny instance that grades in under a second, on an image made from the base image."""
 
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,24 @@ def tiny_engine() -> Iterator[Engine]:
             pytest.skip(f"the base image {BASE_IMAGE} is missing; `make setup` makes it")
         engine.client.images.build(fileobj=io.BytesIO(DOCKERFILE.encode()), tag=TINY_IMAGE, rm=True)
         yield engine
+
+
+def write_rows(path: Path, instances: Sequence[Instance]) -> Path:
+    """Write instances as SWE-bench v5 rows."""
+    rows = [
+        {
+            "instance_id": instance.instance_id,
+            "repo": instance.repo,
+            "base_commit": "0" * 40,
+            "problem_statement": instance.problem_statement,
+            "patch": instance.gold_patch,
+            "FAIL_TO_PASS": list(instance.tests.fail_to_pass),
+            "PASS_TO_PASS": list(instance.tests.pass_to_pass),
+            "image": instance.environment.image,
+            "eval_script": instance.tests.script,
+            "log_parser": instance.tests.parser,
+        }
+        for instance in instances
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from srl_swe.evaluation.report import Summary, official_report, summarize, summary_table, wilson_interval, write_reports
+from srl_swe.evaluation.report import Summary, official_report, summarize, summary_table, write_reports
+from srl_swe.evaluation.statistics import wilson_interval
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Prediction, Verdict, VerdictStatus
 
 NAMES = ("resolved", "failed", "unapplied", "slow", "empty", "broken", "pending", "missing", "unstarted")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from srl_swe.evaluation.results import VerdictStore, verdict_key
+from srl_swe.evaluation.results import VerdictStore, read_stored, verdict_key
 from srl_swe.files import file_name
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Verdict
 
@@ -33,7 +33,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert store.load(INSTANCE, "patch") is None
     store.save(INSTANCE, "patch", VERDICT)
     assert VerdictStore(tmp_path).load(INSTANCE, "patch") == replace(VERDICT, log="caf? \x1b[31mred\n")
-    assert sorted(path.suffix for path in (tmp_path / "a__b-1").iterdir()) == [".json", ".log"]
+    assert sorted(path.suffix for path in (tmp_path / "a__b-1").iterdir()) == [".json", ".log", ".patch"]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,7 @@ def test_round_trip(tmp_path: Path) -> None:
         replace(INSTANCE, tests=replace(INSTANCE.tests, script="pytest -x")),
         replace(INSTANCE, tests=replace(INSTANCE.tests, fail_to_pass=("t1", "t2"))),
         replace(INSTANCE, environment=InstanceEnvironment(image="image:2")),
+        replace(INSTANCE, gold_patch="it lets the patch touch other files"),
     ],
 )
 def test_another_judge_is_another_key(tmp_path: Path, changed: Instance) -> None:
@@ -50,6 +51,34 @@ def test_another_judge_is_another_key(tmp_path: Path, changed: Instance) -> None
     assert store.load(changed, "patch") is None
     assert store.load(INSTANCE, "another patch") is None
     assert store.load(replace(INSTANCE, problem_statement="told otherwise"), "patch") is not None
+
+
+def test_an_image_that_has_changed_voids_the_verdict_and_one_that_is_gone_does_not(tmp_path: Path) -> None:
+    images: list[str | None] = ["sha256:1"]
+    store = VerdictStore(tmp_path, image_digest=lambda instance: images[0])
+    store.save(INSTANCE, "patch", VERDICT)
+    assert store.load(INSTANCE, "patch") is not None
+    images[0] = None
+    assert store.load(INSTANCE, "patch") is not None
+    images[0] = "sha256:2"
+    assert store.load(INSTANCE, "patch") is None
+    # What was never run in an image does not depend on one.
+    store.save(INSTANCE, "", VERDICT)
+    images[0] = "sha256:3"
+    assert store.load(INSTANCE, "") is not None
+
+
+def test_another_harness_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = verdict_key(INSTANCE, "patch")
+    monkeypatch.setattr("srl_swe.evaluation.results.harness_version", lambda: "grader 9, swebench 9")
+    assert verdict_key(INSTANCE, "patch") != before
+
+
+def test_what_is_stored_can_be_read_without_the_row(tmp_path: Path) -> None:
+    store = VerdictStore(tmp_path)
+    store.save(INSTANCE, "pa\udce9tch", VERDICT)
+    verdict, patch = read_stored(store.path(INSTANCE, "pa\udce9tch"))
+    assert (verdict.status, verdict.log, patch) == ("unresolved", "caf? \x1b[31mred\n", "pa\udce9tch")
 
 
 def test_patch_and_judge_do_not_run_together() -> None:

@@ -62,12 +62,14 @@ def run(
     check_alive: Callable[[], object] = lambda: None,
     stop_running: Callable[[], object] = lambda: None,
     retry_invalid: bool = True,
+    regrade: bool = False,
+    confirm: int = 1,
     output: io.StringIO | None = None,
 ) -> Summary:
     return evaluate_with(
         instances,
         predictions,
-        EvaluationConfig(output=folder, retry_invalid=retry_invalid),
+        EvaluationConfig(output=folder, retry_invalid=retry_invalid, regrade=regrade, confirm=confirm),
         judge=judge,
         check_alive=check_alive,
         stop_running=stop_running,
@@ -104,6 +106,21 @@ def test_a_changed_patch_or_test_is_judged_again(tmp_path: Path) -> None:
     # The first patch is known from before, whatever came between.
     assert run(tmp_path, judge, predict("bad\n", "bad\n")).num_resolved == 0
     assert judge.calls == []
+
+
+def test_regrading_forgets_what_was_found(tmp_path: Path) -> None:
+    judge = Judged()
+    run(tmp_path, judge, predict("good\n", "bad\n", ""), confirm=2)
+    assert sorted(judge.calls) == ["i-0", "i-0", "i-1", "i-1"]
+    judge.calls.clear()
+    run(tmp_path, judge, predict("good\n", "bad\n", ""), confirm=2)
+    assert judge.calls == []
+    run(tmp_path, judge, predict("good\n", "bad\n", ""), regrade=True)
+    assert sorted(judge.calls) == ["i-0", "i-1"]
+    judge.calls.clear()
+    summary = run(tmp_path, judge, predict("good\n", "bad\n", ""), confirm=2, regrade=True)
+    assert sorted(judge.calls) == ["i-0", "i-0", "i-1", "i-1"]
+    assert (summary.num_resolved, summary.num_unresolved) == (1, 2)
 
 
 def test_unpredicted_instances_count_and_unknown_ones_are_refused(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""Which instances an evaluation asks for: real task rows, filters, and names that nobody knows."""
+"""Which instances an evaluation asks for: real task rows, and names that nobody knows."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from srl_swe.errors import ConfigError, DataError
+from srl_swe.errors import DataError
 from srl_swe.evaluation.splits import HUB_SPLITS, load_split
 
 
@@ -17,17 +18,13 @@ def test_local_files_of_real_rows(shared_data: Path, file: str, count: int) -> N
     assert len({instance.instance_id for instance in instances}) == count
 
 
-def test_filters(shared_data: Path) -> None:
-    path = str(shared_data / "pypi_swe" / "instances.jsonl")
-    everything = load_split(path)
-    assert load_split(path, limit=7) == everything[:7]
-    chosen = (everything[40].instance_id, everything[3].instance_id)
-    assert load_split(path, instance_ids=chosen) == (everything[3], everything[40])
-    assert load_split(path, instance_ids=chosen, limit=1) == (everything[3],)
-    with pytest.raises(DataError, match="1 instance ids are not among the 59 instances: nobody"):
-        load_split(path, instance_ids=("nobody", chosen[0]))
-    with pytest.raises(ConfigError, match="limit must be at least 1"):
-        load_split(path, limit=0)
+def test_difficulty_is_the_rows_word(shared_data: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    instances = load_split(str(shared_data / "swebench" / "verified_test.parquet"))
+    words = Counter(instance.difficulty for instance in instances)
+    assert words == {"15 min - 1 hour": 261, "<15 min fix": 194, "1-4 hours": 42, ">4 hours": 3}
+    lite = load_split(str(shared_data / "swebench" / "lite_test.parquet"))
+    assert {instance.difficulty for instance in lite} == {""}
 
 
 @pytest.mark.parametrize("name", ["verify", "SWE-bench", "owner/name", "a/b/c:test", ""])

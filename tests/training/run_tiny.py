@@ -1,7 +1,11 @@
-"""Run or resume a tiny training run in a process of its own: `python run_tiny.py MODEL OUTPUT METHOD`."""
+"""Run or resume a tiny training run in a process of its own: `python run_tiny.py MODEL OUTPUT METHOD [JSON]`.
 
+The JSON holds further options."""
+
+import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,8 +46,20 @@ def render_slowly(example: StepExample) -> list[Message]:
     return DOMAIN.render(example)
 
 
-if __name__ == "__main__":
-    config = tiny_config(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+def main(arguments: Sequence[str]) -> None:
+    """Run it."""
+    model, output, method, *rest = arguments
+    changes = json.loads(rest[0]) if rest else {}
     slow = replace(DOMAIN, render=render_slowly)
     with Termination() as termination:
-        train(config, make_examples(20), make_examples(6, prefix="v"), slow, termination=termination)
+        train(
+            tiny_config(Path(model), Path(output), method, **changes),
+            make_examples(20),
+            make_examples(6, prefix="v"),
+            slow,
+            termination=termination,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

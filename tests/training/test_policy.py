@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from srl_swe.errors import ModelError
-from srl_swe.training.policy import LOGIT_CHUNK, Policy
+from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row, build_pack
+from srl_swe.training.scorer import LOGIT_CHUNK
 
 from .tiny import make_model, make_tokenizer
 
@@ -107,7 +108,7 @@ def test_chunks_and_gradient_checkpointing_change_nothing(tiny_model: Path, monk
     grads = [parameter.grad.clone() for parameter in policy.model.parameters()]
     policy.model.zero_grad()
     policy.enable_gradient_checkpointing()
-    monkeypatch.setattr("srl_swe.training.policy.LOGIT_CHUNK", 7)
+    monkeypatch.setattr("srl_swe.training.scorer.LOGIT_CHUNK", 7)
     chunked = policy.logprobs(pack)
     chunked.sum().backward()
     torch.testing.assert_close(chunked, whole)

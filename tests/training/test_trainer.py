@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from srl_swe.errors import ConfigError, DataError, DivergenceError, ModelError
 from srl_swe.training.policy import Policy
+from srl_swe.training.processes import Processes
 from srl_swe.training.sft import collect_targets
 from srl_swe.training.trainer import train
 from srl_swe.training.update import update_policy
@@ -91,7 +92,12 @@ def test_divergence_leaves_the_weights(tiny_model: Path, tmp_path: Path) -> None
     before = [parameter.clone() for parameter in policy.model.parameters()]
     with pytest.raises(DivergenceError, match=r"learning rate 0\.5: training diverged"):
         update_policy(
-            policy, batch, optimizer=optimizer, accelerator=Accelerator(cpu=True), learning_rate=0.5, config=config
+            policy,
+            batch,
+            optimizer=optimizer,
+            processes=Processes(Accelerator(cpu=True)),
+            learning_rate=0.5,
+            config=config,
         )
     for parameter, old in zip(policy.model.parameters(), before, strict=True):
         assert parameter.equal(old)

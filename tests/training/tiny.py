@@ -31,7 +31,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(kind: str = "llama", *, seed: int = 0, vocab_size: int = 32) -> torch.nn.Module:
+def make_model(kind: str = "llama", *, seed: int = 0, vocab_size: int = 32, **sizes: int) -> torch.nn.Module:
     """Two layers, four heads over two key-value heads, float32, weights large enough to matter."""
     torch.manual_seed(seed)
     options = {
@@ -47,16 +47,17 @@ def make_model(kind: str = "llama", *, seed: int = 0, vocab_size: int = 32) -> t
         "eos_token_id": 31,
         "bos_token_id": None,
         "pad_token_id": None,
+        **sizes,
     }
     if kind == "llama":
         return LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **options)).eval()
     return Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=False, **options)).eval()
 
 
-def write_model(folder: Path, *, seed: int = 0) -> Path:
+def write_model(folder: Path, *, seed: int = 0, **sizes: int) -> Path:
     """Write a loadable model folder."""
     tokenizer = make_tokenizer()
-    make_model(seed=seed, vocab_size=len(tokenizer)).save_pretrained(folder)
+    make_model(seed=seed, vocab_size=len(tokenizer), **sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

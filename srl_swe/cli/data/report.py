@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from srl_swe.curation import findings
-from srl_swe.curation.page import check_installed, render_page, visible
+from srl_swe.curation.page import render_page
 from srl_swe.curation.set_report import ReportOptions, SetReport, make_report
 from srl_swe.errors import DataError
 from srl_swe.files import write_atomically
+from srl_swe.pages.texts import check_installed, visible
 from srl_swe.trajectories.store import REPORT
 
 

@@ -1,0 +1,225 @@
+"""`srl-swe eval` without a sub-command: act on instances and grade the patches."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from srl_swe.errors import ConfigError
+from srl_swe.evaluation.agent import Agent, AgentConfig
+from srl_swe.evaluation.cheats import cheat_lines
+from srl_swe.evaluation.choice import Choice
+from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
+from srl_swe.evaluation.gold_failures import find_gold_failures, write_gold_failures
+from srl_swe.evaluation.predictions import read_samples
+from srl_swe.evaluation.progress import printable
+from srl_swe.evaluation.record import read_record
+from srl_swe.evaluation.report import Summary, summary_table
+from srl_swe.evaluation.report_pages import write_pages
+from srl_swe.evaluation.samples import sample_folders, sample_lines
+from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
+from srl_swe.evaluation.splits import load_split
+from srl_swe.types import Instance, Prediction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Measure the resolve rate: a model acts on instances in containers, and its patches are graded by their tests.
+
+    Say which instances (--split or --instances) and whose patches (--model, --predictions, --gold or --control).
+    Verdicts are on disk as they come; the same command goes on where it stopped, and a graded patch is never
+    graded again.
+
+    First on a new machine: srl-swe eval --instances FILE --gold
+
+    Then a model: srl-swe eval --instances FILE --model FOLDER
+
+    Patches made elsewhere: srl-swe eval --instances FILE --predictions preds.jsonl
+
+    A part of a set: srl-swe eval --split verified --repo django/django --shuffle 0 --slice 0:50 --gold
+
+    With a finished evaluation: srl-swe eval report FOLDER (its pages again), srl-swe eval compare FOLDER FOLDER
+    (McNemar's test), srl-swe eval submit-kit FOLDER (for the leaderboard); each has its own --help.
+    """
+
+    split: str | None = None
+    """verified, lite, lite-dev, full, dev, multilingual, multimodal-dev; or owner/name:split on the hub; or a local
+    file."""
+    instances: Path | None = None
+    """Local file of instances (.jsonl, .json, .parquet): SWE-bench v5 rows or source-distribution rows."""
+    choice: Annotated[Choice, tyro.conf.arg(name="")] = field(default_factory=Choice)
+
+    model: str | None = None
+    """Folder of the model that acts."""
+    predictions: Path | None = None
+    """File of predictions to grade (.jsonl, .json list, or .json object by instance id)."""
+    samples: int = 1
+    """Predictions per instance in the file; each set of samples is graded in its own folder, and pass@k is printed."""
+    gold: bool = False
+    """Grade the gold patches: every instance must come out resolved. Those that do not are written to
+    gold-failures.json with reasons, and as bare ids to gold-failures.txt, which --exclude-ids @FILE reads."""
+    control: Literal["empty", "reversed-gold"] | None = None
+    """Grade patches that must resolve nothing."""
+
+    output: Path | None = None
+    """Folder of predictions, trajectories, verdicts and reports; default: runs/eval-<whose>-<which>."""
+    retry_invalid: bool = True
+    """Grade again what infrastructure failures of earlier runs left without a verdict."""
+    regrade: bool = False
+    """Grade everything again, whatever earlier runs found."""
+    confirm: int = 1
+    """Gradings of each patch. The first counts; the others show which verdicts and tests do not repeat (flaky)."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the acting model."""
+    history: int | Literal["all"] | None = None
+    """Last pairs of action and observation shown to the model; default: as the model was trained, else 2."""
+    max_observation_chars: int | None = None
+    """Longer observations lose their middle in prompts; default: as the model was trained, else 4000."""
+    agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=AgentConfig)
+
+    def __post_init__(self) -> None:
+        if (self.split is None) == (self.instances is None):
+            raise ConfigError("say which instances: exactly one of --split and --instances")
+        whose = [self.model is not None, self.predictions is not None, self.gold, self.control is not None]
+        if sum(whose) != 1:
+            raise ConfigError("say whose patches: exactly one of --model, --predictions, --gold and --control")
+        if self.samples < 1 or (self.samples > 1 and self.predictions is None):
+            raise ConfigError(f"samples = {self.samples}: must be at least 1, and more need --predictions")
+        if self.confirm < 1:
+            raise ConfigError(f"confirm = {self.confirm}: must be at least 1, the number of gradings of each patch")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; exit code 0 when every prediction has a valid verdict, else 1."""
+    config = tyro.cli(EvalConfig, prog="srl-swe eval", args=list(arguments), config=(tyro.conf.AvoidSubcommands,))
+    console = Console()
+    task_set = load_split(config.split or str(config.instances))
+    instances = config.choice.of(task_set)
+    summaries = run_evaluation(config, instances, task_set, console)
+    console.print(summary_table(summaries))
+    for line in _further_lines(config, instances, summaries):
+        # Instance ids and names of tests come from outside.
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    return 0 if all(summary.complete for summary in summaries) else 1
+
+
+def run_evaluation(
+    config: EvalConfig, instances: Sequence[Instance], task_set: Sequence[Instance], console: Console
+) -> list[Summary]:
+    """Get the predictions, grade them, and return the summary of every set of samples.
+
+    `instances` are the chosen ones of `task_set`: predictions for the others are left out, which is said.
+    """
+    from srl_swe.environments.connect import connect_engine
+
+    output = output_folder(config)
+    invalid: Mapping[str, str] = {}
+    # Files and options are read before the engine is asked: what is wrong with them is said at once.
+    samples = [
+        asked_for(predictions, instances, task_set, console) for predictions in _given_predictions(config, instances)
+    ]
+    agent = _agent(config) if config.model is not None else None
+    with connect_engine() as engine:
+        if agent is not None:
+            outcome = agent.run(instances, output, console=console)
+            samples, invalid = [outcome.predictions], outcome.invalid
+        summaries = []
+        for folder, predictions in zip(sample_folders(output, len(samples)), samples, strict=True):
+            evaluation = EvaluationConfig(
+                output=folder,
+                max_parallel=config.agent.max_parallel,
+                retry_invalid=config.retry_invalid,
+                regrade=config.regrade,
+                confirm=config.confirm,
+                split=config.split or Path(str(config.instances)).name,
+                choice=config.choice.described(),
+            )
+            summaries.append(
+                evaluate(instances, predictions, evaluation, engine=engine, invalid_episodes=invalid, console=console)
+            )
+            write_pages(folder, console=console)
+        return summaries
+
+
+def _further_lines(config: EvalConfig, instances: Sequence[Instance], summaries: Sequence[Summary]) -> Iterator[str]:
+    output = output_folder(config)
+    if len(summaries) > 1:
+        yield from sample_lines(summaries, output)
+    for number, summary in enumerate(summaries, start=1):
+        where = f"sample {number}: " if len(summaries) > 1 else ""
+        for name, how_often in summary.flaky.items():
+            yield f"{where}flaky: {name} ({how_often})"
+        if summary.cheats:
+            yield from (where + line for line in cheat_lines(summary.cheats))
+    if config.confirm > 1 and not any(summary.flaky for summary in summaries):
+        yield f"no verdict differs between {config.confirm} gradings"
+    if config.gold:
+        failures, unknown = find_gold_failures(output, read_record(output), instances)
+        path = write_gold_failures(output, read_record(output), failures, unknown)
+        yield f"gold patches that do not pass here: {len(failures)} of {len(instances)}"
+        yield from (f"  {failure.instance_id}: {failure.gradings or failure.reason}" for failure in failures)
+        if failures:
+            yield f"--exclude-ids @{path} leaves them out of an evaluation, and says so"
+        if unknown:
+            yield f"nothing is known of {len(unknown)} instances, whose grading failed: run the command again"
+    yield f"written to {output}"
+
+
+def asked_for(
+    predictions: Sequence[Prediction], instances: Sequence[Instance], task_set: Sequence[Instance], console: Console
+) -> tuple[Prediction, ...]:
+    """Leave out predictions for instances of the set that were not chosen; those of other sets stay, to be refused."""
+    not_chosen = {each.instance_id for each in task_set} - {each.instance_id for each in instances}
+    kept = tuple(each for each in predictions if each.instance_id not in not_chosen)
+    if len(kept) < len(predictions):
+        left_out = len(predictions) - len(kept)
+        console.print(f"{left_out} of {len(predictions)} predictions are for instances that were not chosen: left out")
+    return kept
+
+
+def output_folder(config: EvalConfig) -> Path:
+    """Return where the evaluation writes."""
+    if config.output is not None:
+        return config.output
+    whose = config.model or config.predictions or config.control or "gold"
+    which = config.split or config.instances
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{whose}-{Path(str(which)).stem}").strip("-.")
+    return Path("runs") / f"eval-{name}"
+
+
+def _given_predictions(config: EvalConfig, instances: Sequence[Instance]) -> list[tuple[Prediction, ...]]:
+    if config.predictions is not None:
+        return list(read_samples(config.predictions, config.samples))
+    if config.gold:
+        return [gold_predictions(instances)]
+    if config.control is not None:
+        return [(empty_predictions if config.control == "empty" else reversed_predictions)(instances)]
+    return [()]
+
+
+def _agent(config: EvalConfig) -> Agent:
+    import torch
+
+    from srl_swe.software_engineering import trained_limits
+    from srl_swe.training.policy import Policy
+    from srl_swe.training.samplers import TransformersSampler
+
+    assert config.model is not None
+    limits = trained_limits(
+        Path(config.model), history=config.history, max_observation_chars=config.max_observation_chars
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = Policy.from_pretrained(config.model, compute_dtype=getattr(torch, config.dtype), device=device)
+    sampler = TransformersSampler(policy, cached_tokens=131_072, concurrent_rollouts=64)
+    return Agent(
+        sampler,
+        policy.encode_prompt,
+        max_context=policy.max_context,
+        model_name=config.model,
+        config=config.agent,
+        limits=limits,
+    )

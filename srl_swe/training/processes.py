@@ -1,0 +1,119 @@
+"""One run in several processes: who does what, and how all come to know the same.
+
+Every process has the same options, data and state, so each decision is made alike in all of them. They share out
+the work (prompts to sample, packs to train on) and the first one alone writes files. Started by `accelerate launch`.
+Leaves out how gradients and shards travel, which is Accelerate's.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils import gather_object
+
+from srl_swe.training.policy import Policy
+from srl_swe.training.samplers import SampledCompletion, Sampler, prompt_seeds
+
+T = TypeVar("T")
+
+_SETTLING_S = 1.0
+
+
+class Processes:
+    """The processes of a run, seen from one of them."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+        self.count: int = accelerator.num_processes
+        self.index: int = accelerator.process_index
+        self.first = self.index == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this process's part: every `count`-th item."""
+        return items[self.index :: self.count]
+
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        """Put the parts of `share` together again, in order, in every process."""
+        if self.count == 1:
+            return list(mine)
+        parts: list[list[T]] = gather_object([list(mine)])
+        items: list[T] = []
+        for place in range(max(map(len, parts))):
+            items += [part[place] for part in parts if place < len(part)]
+        return items
+
+    def any(self, here: bool) -> bool:
+        """Whether it holds in one of the processes."""
+        return here if self.count == 1 else any(gather_object([here]))
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        self.accelerator.wait_for_everyone()
+
+    def part(self) -> None:
+        """End together. Gloo's threads need the interpreter to let go of the last tensors, and would not get it while
+        the groups are torn down: the two would wait for each other for ever."""
+        if self.count > 1:
+            self.wait()
+            time.sleep(_SETTLING_S)
+
+    def wrap(self, policy: Policy, optimizer: torch.optim.Optimizer) -> Any:
+        """Let Accelerate wrap the forward pass (DDP, FSDP2) and return the optimizer that belongs to it."""
+        if self.count == 1:
+            return optimizer
+        policy.scorer, optimizer = self.accelerator.prepare(policy.scorer, optimizer)
+        return optimizer
+
+    def without_sync(self, policy: Policy, *, last: bool) -> AbstractContextManager[Any]:
+        """Keep gradients to oneself in all but the last backward pass of an update."""
+        return nullcontext() if last or self.count == 1 else self.accelerator.no_sync(policy.scorer)
+
+
+class SplitSampler:
+    """Shares out the prompts of a call, so that each process samples a part and all know everything."""
+
+    def __init__(self, sampler: Sampler, processes: Processes) -> None:
+        self._sampler = sampler
+        self._processes = processes
+
+    def update_weights(self, policy: Policy) -> None:
+        """Sample from the policy as it is now."""
+        self._sampler.update_weights(policy)
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        num_rollouts: int,
+        max_completion_tokens: int,
+        temperature: float,
+        seed: int | Sequence[int],
+        on_prompt_done: Callable[[], None] | None = None,
+    ) -> list[list[SampledCompletion]]:
+        """Sample as the sampler does, with the same random numbers for a prompt whoever samples it."""
+        mine = self._processes.share(prompts)
+        found = self._sampler.sample(
+            mine,
+            num_rollouts=num_rollouts,
+            max_completion_tokens=max_completion_tokens,
+            temperature=temperature,
+            seed=self._processes.share(prompt_seeds(seed, len(prompts))),
+            on_prompt_done=on_prompt_done,
+        )
+        if on_prompt_done:
+            for _ in range(len(prompts) - len(mine)):
+                on_prompt_done()
+        return self._processes.gather(found)
+
+
+@contextmanager
+def first_process_first(processes: Processes) -> Iterator[bool]:
+    """Let the first process alone do the block; the others go on when it is done. Yields whether this is it."""
+    if processes.first:
+        yield True
+        processes.wait()
+    else:
+        processes.wait()
+        yield False
