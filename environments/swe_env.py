@@ -223,6 +223,20 @@ class SWEEnv(gym.Env[str, str]):
             self._end_episode()
             raise
 
+    def judge(self) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """End the episode as `submit` does, where a limit of the caller's ends it: no action, so no similarity.
+
+        Raises:
+            ResetNeeded: no episode is running.
+            ContainerError: the infrastructure failed; the episode is over without a reward.
+        """
+        self._running()
+        try:
+            return self._submit(chosen=False)
+        except BaseException:
+            self._end_episode()
+            raise
+
     def finish(self) -> dict[str, Any]:
         """End the episode without a verdict and return `patch` and `patch_problem`, as `step` does at the end.
 
@@ -374,9 +388,9 @@ class SWEEnv(gym.Env[str, str]):
         self._last_action, self._last = action, (observation, info)
         return observation, reward, False, truncated, info
 
-    def _submit(self) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        reward = self._similarity(SUBMIT)
-        self._num_steps += 1
+    def _submit(self, *, chosen: bool = True) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        reward = self._similarity(SUBMIT) if chosen else 0.0
+        self._num_steps += chosen
         info = self._info() | {"exit_code": ExitCode(0), "timed_out": False}
         info |= self.finish()
         if self._grade:

@@ -5,7 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import gymnasium as gym
 
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import ensure_image
@@ -94,8 +96,14 @@ def acting_in_containers(
     return Acting(
         open_environment=open_environment,
         last_action=SUBMIT,
+        judge=_judge,
         answer_malformed=lambda reason, cut_off: answer_malformed(reason, cut_off=cut_off),
     )
+
+
+def _judge(environment: gym.Env[str, str]) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    assert isinstance(environment, SWEEnv)
+    return environment.judge()
 
 
 def trained_limits(

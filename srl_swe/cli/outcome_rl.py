@@ -76,14 +76,14 @@ def train_by_outcome(
             replace(config, data=str(instances)),
             episode_starts(played),
             episode_starts(held_out),
-            software_engineering(_limits(prompts, trained_limits(Path(config.model)))),
+            software_engineering(chosen_limits(prompts, trained_limits(Path(config.model)))),
             acting=acting_in_containers([*played, *held_out], engine, config.episodes, experts=experts),
             selection=selection,
             termination=termination,
         )
 
 
-def _limits(given: PromptLimits, trained: PromptLimits) -> PromptLimits:
+def chosen_limits(given: PromptLimits, trained: PromptLimits) -> PromptLimits:
     """Return what prompts show: what was given, else the same as when the model was trained; say where they differ."""
     chosen = trained if given == PromptLimits() else given
     if given != trained:

@@ -95,6 +95,8 @@ def _parse(words: Sequence[str]) -> TrainCommand:
 
 
 def _run_curriculum(command: TrainCommand, words: Sequence[str], termination: Termination) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("a curriculum runs in one process; run its stages one by one where several are needed")
     stages = parse_stages(command.curriculum)
     own_words = {stage: stage_words(words, stage, stages, command.stage_options) for stage in stages}
     # What is wrong with the last stage is said before the first one begins.

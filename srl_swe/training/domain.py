@@ -5,6 +5,7 @@ Leaves out what they do; `srl_swe.prompts` and `srl_swe.rewards` fill them in fo
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import gymnasium as gym
 
@@ -41,6 +42,9 @@ class Acting:
     episode's steps add up to its reward. At the end of an episode that was judged, info has its `verdict`.
     """
     last_action: str
-    """Ends an episode and has it judged; taken for the policy where a limit ends the episode."""
+    """Ends an episode and has it judged."""
+    judge: Callable[[gym.Env[str, str]], tuple[str, float, bool, bool, dict[str, Any]]]
+    """Ends an episode that has reached a limit and returns what `step` would: judged alike, but without a reward for
+    an action, because the policy took none."""
     answer_malformed: Callable[[str, bool], HistoryPair]
     """(what is wrong with an answer, whether it was cut off at the token limit) -> what later prompts show of it."""

@@ -335,8 +335,9 @@ class _Rounds:
 
     def _judge(self, episode: _Episode) -> Answered:
         assert episode.environment is not None
-        observation, reward, terminated, truncated, info = episode.environment.step(self._acting.last_action)
-        return observation, float(reward), terminated, truncated, info
+        if episode.chosen is None:
+            return self._acting.judge(episode.environment)
+        return self._step(episode)
 
     def _take_judged(self) -> None:
         """Take the verdicts that have come; wait where nothing acts, or too many episodes wait to be judged."""

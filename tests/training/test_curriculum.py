@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from srl_swe.cli.curriculum import parse_stages, stage_words
+from srl_swe.cli.outcome_rl import chosen_limits
 from srl_swe.cli.train import run
 from srl_swe.environments.engine import Engine
 from srl_swe.errors import ConfigError
+from srl_swe.prompts import PromptLimits
 from srl_swe.trajectories.store import write_steps
 from srl_swe.types import CompiledTrajectory, Step, Trajectory
 
@@ -135,3 +137,13 @@ def test_the_rows_of_these_tests_are_the_instances(tmp_path: Path) -> None:
 
     [instance] = load_instances(write_instances(tmp_path / "a.jsonl", "a"))
     assert asdict(instance)["tests"]["script"] == INSTANCE.tests.script
+
+
+def test_prompts_are_made_as_the_model_was_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    default, trained, other = PromptLimits(), PromptLimits(history=1), PromptLimits(history=5)
+    assert chosen_limits(default, default) == default
+    assert capsys.readouterr().out == ""
+    assert chosen_limits(default, trained) == trained
+    assert "history=1, max_observation_chars=4000), as the model was trained" in capsys.readouterr().out
+    assert chosen_limits(other, trained) == other
+    assert "but the model was trained with PromptLimits(history=1" in capsys.readouterr().out

@@ -224,9 +224,14 @@ def test_the_reward_can_blend_verdict_and_similarity(
     blended = replace(config.episodes, similarity_weight=0.5)
     instances = letter_instances("ab")
     starts = episode_starts(instances)
-    scripts = {0: [ids("h|", FIX_TOKEN), ids("h|submit")], 1: [ids("h|submit")], 2: [ids("h|submit")]}
+    scripts = {
+        0: [ids("h|", FIX_TOKEN), ids("h|submit")],
+        1: [ids("h|submit")],
+        2: [ids("h|submit")],
+        3: [ids("a b")] * 2,
+    }
     outcomes = play_episodes(
-        [EpisodeJob(start=starts[place], seed=seed) for seed, place in enumerate((0, 0, 1))],
+        [EpisodeJob(start=starts[place], seed=seed) for seed, place in enumerate((0, 0, 1, 0))],
         policy=acting_policy,
         sampler=ScriptedTokens(acting_policy, scripts),
         domain=ACTING_DOMAIN,
@@ -235,6 +240,6 @@ def test_the_reward_can_blend_verdict_and_similarity(
         temperature=1.0,
     )
     # The expert's own steps: 0.5 * (1 + 1) / 2 + 0.5. "submit" for "fix" shares the i: 0.5 * (2 * 1 / 9) / 2.
-    # Without an expert the verdict has all of it.
+    # Without an expert the verdict has all of it. What a limit ended earns nothing for an action that was not taken.
     rewards = [outcome.reward for outcome in outcomes if isinstance(outcome, PlayedEpisode)]
-    assert rewards == pytest.approx([1.0, 0.5 * 2 / 9 / 2, 0.0])
+    assert rewards == pytest.approx([1.0, 0.5 * 2 / 9 / 2, 0.0, 0.0])

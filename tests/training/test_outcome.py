@@ -15,6 +15,7 @@ from srl_swe.training.episodes import EpisodeEnding, InvalidEpisode, PlayedEpiso
 from srl_swe.training.filling import Filled
 from srl_swe.training.outcome import EpisodeGroup, batch_of_episodes, episode_signal
 from srl_swe.training.policy import Policy
+from srl_swe.training.processes import Processes
 from srl_swe.training.refill import FIRST_STATE
 from srl_swe.training.update import update_policy
 from srl_swe.types import Rollout
@@ -131,7 +132,7 @@ def test_the_gradient_is_that_of_the_policys_own_tokens(
         policy,
         batch,
         optimizer=torch.optim.SGD(policy.model.parameters(), lr=0.0),
-        accelerator=Accelerator(cpu=True),
+        processes=Processes(Accelerator(cpu=True)),
         learning_rate=0.0,
         config=config,
         before_step=lambda: found.update({n: p.grad.clone() for n, p in policy.model.named_parameters()}),
@@ -169,7 +170,7 @@ def test_updates_part_no_group(acting_model: Path, tmp_path: Path) -> None:
         policy,
         batch,
         optimizer=torch.optim.SGD(policy.model.parameters(), lr=0.0),
-        accelerator=Accelerator(cpu=True),
+        processes=Processes(Accelerator(cpu=True)),
         learning_rate=0.0,
         config=config,
     )
