@@ -16,8 +16,9 @@ help:
 demo: $(VENV)/.run engine
 	$(BIN)/srl-swe demo
 
+# Two workers: one for the tests that use a container engine, one for the others. One thread each for torch.
 test: $(VENV)/.dev engine model check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # vLLM narrows what else may be installed, and TRL would import it: it has a virtual environment of its own.
 test-vllm: $(VLLM_VENV)/.done

@@ -65,7 +65,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.json"
         rows.write_text(json.dumps(sampled_rows(options)))
-        found = {side: in_a_process(side, rows) for side in ("ours", "floor", "trl")}
+        found = {}
+        for side in ("ours", "floor", "trl"):
+            found[side] = in_a_process(side, rows)
+            print(f"{side}: {found[side]['seconds']:.1f} s", flush=True)
     ours, floor, trl = found["ours"], found["floor"], found["trl"]
     print(
         f"{int(ours['rows'])} rows, {int(ours['row_tokens'])} row tokens, {int(ours['tree_tokens'])} tree tokens "
