@@ -21,8 +21,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ex
 import srl_swe  # noqa: F401 - registers the environment
 from srl_swe.environments.wrappers import RecordEpisode
 from srl_swe.errors import MalformedCompletionError, SrlSweError
-from srl_swe.evaluation.episodes import NO_COMMAND
-from srl_swe.prompts import PromptLimits, parse, render
+from srl_swe.prompts import PromptLimits, answer_malformed, parse, render
 from srl_swe.types import HistoryPair, Message
 
 
@@ -94,7 +93,7 @@ def play(env: RecordEpisode, arguments: Arguments) -> dict[str, Any]:
         except MalformedCompletionError as error:
             num_malformed += 1
             print(f"malformed answer: {error}")
-            history.append(HistoryPair(action=NO_COMMAND, observation=f"Your answer was malformed: {error}"))
+            history.append(answer_malformed(str(error), cut_off=False))
             if num_malformed < arguments.max_malformed:
                 continue
             return info | env.finish()

@@ -18,6 +18,7 @@ from srl_swe.evaluation.figures import STAGES, make_figures, read_episode, stage
 from srl_swe.evaluation.record import InstanceOutcome, read_record
 from srl_swe.evaluation.report_pages import make_pages, page_name, write_pages
 from srl_swe.evaluation.scheduler import EvaluationConfig, Judge, evaluate_with
+from srl_swe.prompts import answer_malformed
 from srl_swe.types import Instance, Prediction, Step, Verdict, VerdictStatus
 from tests.evaluation.test_report import make_instance
 from tests.strict_page import HOSTILE, checked, text_of
@@ -82,7 +83,7 @@ def act(folder: Path, instance: Instance, thoughts: tuple[str, ...], *, text: st
     episode = Episode(instance=instance, attempt=1)
     for thought in thoughts:
         episode.add_step(thought, Step(thought=thought, action=f"echo {text}", observation=f"saw {text}", exit_code=0))
-    episode.add_malformed(f"no form {text}", "Your answer was malformed")
+    episode.add_malformed(f"no form {text}", answer_malformed("no block", cut_off=False))
     episode.num_prompt_tokens, episode.num_completion_tokens = 500, 70
     result = episode.finish(model="m", patch=f"diff {text}\n", exit_status="submitted")
     prompt = [{"role": "system", "content": "Be good."}, {"role": "user", "content": f"Fix {text}"}]

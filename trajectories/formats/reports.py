@@ -24,7 +24,12 @@ def resolved_by_report(path: Path, instance_id: str) -> bool | None:
         DataError: a `report.json` is there and cannot be read.
     """
     for folder in list(path.resolve().parents)[:_REPORT_LEVELS]:
-        report = _read_report(folder / "report.json")
+        file = folder / "report.json"
+        try:
+            state = file.stat()
+        except OSError:
+            continue
+        report = _read_report(file, (state.st_mtime_ns, state.st_size, state.st_ino))
         if report is None:
             continue
         resolved, errored, submitted = report
@@ -35,10 +40,13 @@ def resolved_by_report(path: Path, instance_id: str) -> bool | None:
 
 
 @lru_cache(maxsize=256)
-def _read_report(path: Path) -> tuple[frozenset[str], frozenset[str], frozenset[str]] | None:
-    """Return the resolved, errored and submitted ids of a SWE-bench report, or None where there is none."""
-    if not path.is_file():
-        return None
+def _read_report(
+    path: Path, state: tuple[int, int, int]
+) -> tuple[frozenset[str], frozenset[str], frozenset[str]] | None:
+    """Return the resolved, errored and submitted ids of a SWE-bench report, None of another file of that name.
+
+    `state` tells versions of the file apart: an evaluation in the same process writes it anew.
+    """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
