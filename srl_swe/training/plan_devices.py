@@ -13,8 +13,9 @@ from srl_swe.errors import ConfigError
 
 GIB = 2**30
 
-USABLE_SHARE = 0.9
-"""Of a device's memory; the rest is the runtime's own (CUDA's context, libraries) and freed pieces too small to use."""
+USABLE_SHARE = 0.85
+"""Of a device's memory; the rest is the runtime's own (CUDA's context, libraries), freed pieces too small to use, and
+the error of a prediction."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,8 +110,8 @@ def processor(*, cores: int, memory_bytes: int) -> Device:
     )
 
 
-CORE_FLOAT32_FLOPS = 60e9
-CORE_BFLOAT16_FLOPS = 130e9
+CORE_FLOAT32_FLOPS = 66e9
+CORE_BFLOAT16_FLOPS = 105e9
 """What training reaches on one core, not a peak: measured by benchmarks/plan.py on an EPYC with AVX-512."""
 CPU_BANDWIDTH = 30e9
 

@@ -76,15 +76,15 @@ def plan_memory(
 def activation_bytes(shape: ModelShape, options: PlannedOptions) -> int:
     """Return what one layer keeps of one token for the backward pass, keys and values of attention left out.
 
-    Per norm its input and the normalised numbers, in float32 also under autocast unless the weights are frozen; for each
-    linear map its input, under autocast a cast copy for each; queries, attention's output, and that once more in the
-    order of tokens; of the gated unit its two inputs, the activation and the product.
+    Per norm its input, in float32 also under autocast, and unless its weight is frozen the normalised numbers; for each
+    linear map its input, under autocast a cast copy for each where weights are float32; queries, attention's output, and
+    that once more in the order of tokens; of the gated unit its two inputs, the activation and the product.
     """
     hidden, inner, queries = shape.hidden_size, shape.intermediate_size, shape.query_width
     if options.dtype == "float32":
-        return 24 * hidden + 12 * queries + 16 * inner
+        return (16 if options.lora_rank else 24) * hidden + 12 * queries + 16 * inner
     if options.lora_rank:
-        return 18 * hidden + 8 * queries + 8 * inner
+        return 12 * hidden + 6 * queries + 8 * inner
     return 26 * hidden + 6 * queries + 8 * inner
 
 
@@ -196,12 +196,14 @@ def _pass(shape: ModelShape, options: PlannedOptions, devices: Devices, pack: Pa
     kept_layers = 1 if options.gradient_checkpointing else layers
     residual = options.itemsize if options.lora_rank else 4
     boundaries = layers * shape.hidden_size * residual * tokens if options.gradient_checkpointing else 0
+    # The last norm, in float32, and its output for the targets.
+    last = (4 if options.lora_rank else 8) * shape.hidden_size * tokens + itemsize * shape.hidden_size * pack.targets
     chunk = min(pack.targets, LOGIT_CHUNK)
     mask = pack.mask_entries * repeats * itemsize
     terms = [
         MemoryTerm(
             name="activations",
-            num_bytes=per_layer * kept_layers + boundaries,
+            num_bytes=per_layer * kept_layers + boundaries + last,
             phases=("training",),
             detail=f"{tokens:,} tokens; {kept_layers} of {layers} layers kept",
         ),
