@@ -29,6 +29,16 @@ from srl_swe.types import StepExample
 CHARS_PER_TOKEN = 3.2
 """Of prompts and completions under SmolLM2's tokenizer, measured on steps of real trajectories (3.22 and 3.21)."""
 
+ADVICE = {
+    "loading": "Each process loads the whole model in float32 before anything else: take a smaller model or devices "
+    "with more memory; more devices do not help",
+    "sampling": "Lower --concurrent-rollouts, --max-prompt-tokens and --max-completion-tokens, or take a smaller model",
+    "training": "Lower --max-prompt-tokens and --max-completion-tokens, which bound the smallest pack, take a smaller "
+    "model, or more or larger devices",
+    "optimizer step": "Take a smaller model, more or larger devices, or give --lora-rank",
+}
+"""What to do where a phase does not fit."""
+
 _DEFAULT_CACHED_TOKENS: int = {option.name: option.default for option in fields(TrainConfig)}["cached_tokens"]  # type: ignore[assignment]
 
 
@@ -166,7 +176,7 @@ def _start(command: PlanCommand, shape: ModelShape) -> PlannedOptions:
 
 def _measure(command: PlanCommand, shape: ModelShape) -> Workload:
     """Draw the steps of one iteration and measure them."""
-    num_prompts = command.prompts_per_iteration or PAPER_RECIPES[command.method].prompts_per_iteration
+    num_prompts = _prompts_per_iteration(command)
     counts = read_manifest(command.data)["num_examples"]
     num_examples = int(counts["train"]) if isinstance(counts, dict) else 0
     if not num_examples:
@@ -268,16 +278,18 @@ def _show(command: PlanCommand, shape: ModelShape, devices: Devices, workload: W
         f"{device.note}"
     )
     say(_workload_line(workload))
-    console.print(_memory_table(plan, device.usable_bytes))
+    asked = _prompts_per_iteration(command)
+    if workload.num_prompts < asked:
+        say(f"note: an iteration draws {asked} prompts, and the set has {workload.num_prompts}: time is for these once")
+    console.print(_memory_table(plan, device.usable_bytes, with_details=console.width >= 110))
     console.print(_time_table(command, plan))
     if plan.fits:
         say("proposed:")
     else:
         say(
-            f"NOTHING FITS: what needs least is shown, {plan.memory.peak_bytes / GIB:.1f} GiB while "
-            f"{plan.memory.peak_phase}, but {device.usable_bytes / GIB:.1f} GiB are usable on each device. Take a "
-            "smaller model, devices with more memory, or lower --max-completion-tokens, --max-prompt-tokens and "
-            "--concurrent-rollouts, and leave out what you gave that could be chosen. What came nearest:"
+            f"NOTHING FITS: what needs least is shown, {plan.memory.peak_bytes / GIB:.1f} GiB "
+            f"({plan.memory.peak_phase}), but {device.usable_bytes / GIB:.1f} GiB are usable on each device. "
+            f"{ADVICE[plan.memory.peak_phase]}; or leave out what you gave that could be chosen. What came nearest:"
         )
     say(f"  {_line(command, devices, plan)}")
 
@@ -292,18 +304,18 @@ def _workload_line(workload: Workload) -> str:
     )
 
 
-def _memory_table(plan: Plan, usable_bytes: int) -> Table:
+def _memory_table(plan: Plan, usable_bytes: int, *, with_details: bool) -> Table:
     table = Table(title="memory of one device, GiB", title_justify="left", box=None, padding=(0, 1))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for phase in PHASES:
-        table.add_column(phase, justify="right")
-    table.add_column("what", overflow="fold")
+        table.add_column(phase.removeprefix("optimizer "), justify="right", no_wrap=True)
+    table.add_column("")
     for term in plan.memory.terms:
         shown = (f"{term.num_bytes / GIB:.2f}" if phase in term.phases else "" for phase in PHASES)
-        table.add_row(term.name, *shown, term.detail)
+        table.add_row(term.name, *shown, term.detail if with_details else "")
     sums = (f"{plan.memory.phase_bytes(phase) / GIB:.2f}" for phase in PHASES)
     verdict = "fits" if plan.fits else "does not fit"
-    table.add_row("in all", *sums, f"usable {usable_bytes / GIB:.2f}: {verdict}", style="bold")
+    table.add_row(f"in all; {usable_bytes / GIB:.2f} usable: {verdict}", *sums, "", style="bold")
     return table
 
 
@@ -327,6 +339,10 @@ def _time_table(command: PlanCommand, plan: Plan) -> Table:
         f"{folder}, and room to write one",
     )
     return table
+
+
+def _prompts_per_iteration(command: PlanCommand) -> int:
+    return command.prompts_per_iteration or PAPER_RECIPES[command.method].prompts_per_iteration
 
 
 def _epochs(command: PlanCommand) -> int:

@@ -22,6 +22,8 @@ BYTES_PER_LOGIT = 20
 log-softmax, its exponential and the product of the two."""
 BYTES_PER_DRAWN_LOGIT = 28
 """Logits, log-probabilities and probabilities in float32, their float64 copy and its cumulative sum."""
+KEPT_BLOCK_BYTES = 32 * 2**20
+"""Freed blocks of the C library below this size stay with a process."""
 ENGINE_BYTES = 3 * 2**30
 """Assumed of a vLLM engine on a GPU besides weights and cache: its CUDA context, graphs and activations."""
 
@@ -77,8 +79,8 @@ def activation_bytes(shape: ModelShape, options: PlannedOptions) -> int:
     """Return what one layer keeps of one token for the backward pass, keys and values of attention left out.
 
     Per norm its input, in float32 also under autocast, and unless its weight is frozen the normalised numbers; for each
-    linear map its input, under autocast a cast copy for each where weights are float32; queries, attention's output, and
-    that once more in the order of tokens; of the gated unit its two inputs, the activation and the product.
+    linear map its input, under autocast a cast copy for each where weights are float32; queries, attention's output,
+    and that once more in the order of tokens; of the gated unit its two inputs, the activation and the product.
     """
     hidden, inner, queries = shape.hidden_size, shape.intermediate_size, shape.query_width
     if options.dtype == "float32":
@@ -121,6 +123,10 @@ def _weights(shape: ModelShape, options: PlannedOptions, devices: Devices) -> li
             detail=f"{state_bytes} bytes x {trained:,}",
         ),
     ]
+    largest = 4 * max(inputs * outputs for inputs, outputs in shape.linear_shapes)
+    if not devices.device.is_gpu and weight_bytes < 4 and largest < KEPT_BLOCK_BYTES:
+        freed = 4 * shape.num_layers * shape.layer_parameters
+        terms.append(MemoryTerm(name="freed after loading, kept (CPU)", num_bytes=freed, phases=always))
     if devices.device.is_gpu and options.optimizer == "adamw":
         # torch's AdamW takes the square root of the second moments of all tensors at once on a GPU.
         terms.append(
