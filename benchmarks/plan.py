@@ -6,6 +6,7 @@ For each pack size, dtype, and gradient checkpointing on and off, a process of i
 makes a small first update (after it, AdamW's states are there) and then measures one update of one pack: its peak of
 resident memory above the process before the model was loaded, and its processor time. Rows are real prompts of the
 set with completions that experts wrote for other steps, 8 to a prompt. The prediction is made for that very pack.
+Then the tokens that a plan expects of an iteration are compared with those of the packs that the trainer would make.
 """
 
 import argparse
@@ -49,6 +50,51 @@ def main() -> None:
         if options.json:
             options.json.write_text(json.dumps(cases, indent=1))
     compare(options, cases)
+    compare_iteration(options)
+
+
+def compare_iteration(options: argparse.Namespace, num_prompts: int = 128) -> None:
+    """Print what a plan expects of an iteration beside the packs that are made of its rows."""
+    from srl_swe.curation.iteration_size import IterationLimits, draw_steps, measure_iteration
+    from srl_swe.curation.lengths import characters, tokens_of
+    from srl_swe.demo.model import ensure_model
+    from srl_swe.prompts import PromptLimits
+    from srl_swe.software_engineering import software_engineering
+    from srl_swe.training.policy import Policy
+    from srl_swe.training.prefix_tree import Row, pack_rows
+
+    model = options.model or ensure_model()
+    limits = IterationLimits(
+        num_prompts=num_prompts, rollouts_per_prompt=G, max_prompt_tokens=4096, max_completion_tokens=1024,
+        needs_target=False,
+    )  # fmt: skip
+    drawn = draw_steps(options.data, num_prompts)
+    policy = Policy.from_pretrained(model)
+    print("history           how      row tokens  tree tokens  targets  mask entries")
+    for history in (2, None):
+        prompts = PromptLimits(history=history)
+        domain = software_engineering(prompts)
+        rows: list[Row] = []
+        for step in drawn.steps:
+            prompt = tuple(policy.encode_prompt(domain.render(step)))
+            if len(prompt) <= limits.max_prompt_tokens and len(rows) < num_prompts * G:
+                ids = policy.encode_completion(domain.write(step.expert_thought or "-", step.expert_action))[:1024]
+                # Rollouts part at their first token.
+                rows += [Row(prompt_ids=prompt, completion_ids=(1000 + i, *ids[1:])) for i in range(G)]
+        packs = pack_rows(rows, range(len(rows)), tokens_per_pack=16384)
+        found = (
+            sum(len(row.token_ids) for row in rows),
+            sum(pack.num_tokens for pack in packs),
+            sum(len(pack.target_nodes_N) for pack in packs),
+            sum(block.mask_QK.numel() for pack in packs for block in pack.attention_blocks()),
+        )
+        print(f"{history or 'all':7} {'measured':>15}  {found[0]:12,} {found[1]:12,} {found[2]:8,} {found[3]:13,}")
+        for measure in (tokens_of(str(model)), characters()):
+            made = measure_iteration(drawn, measure, prompts, limits)
+            entries = made.tree_tokens * made.keys_per_query
+            planned = (made.row_tokens, made.tree_tokens, made.completion_tokens, entries)
+            ratios = "  ".join(f"{a / b:.2f}" for a, b in zip(planned, found, strict=True))
+            print(f"{history or 'all':7} {'by ' + measure.unit:>15}  predicted / measured: {ratios}")
 
 
 def compare(options: argparse.Namespace, cases: list[dict[str, Any]]) -> None:

@@ -1,8 +1,7 @@
 """`srl-swe plan`: memory, time and disk of a training run before it starts, and options that fit."""
 
 import json
-import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,22 +11,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from srl_swe.curation.lengths import Measure, characters, completion_text, tokens_of
-from srl_swe.curation.shared_prefixes import tree_sizes
-from srl_swe.errors import ConfigError, DataError
-from srl_swe.prompts import PromptLimits, render
+from srl_swe.curation.iteration_size import IterationLimits, draw_steps, measure_iteration
+from srl_swe.curation.lengths import Measure, characters, tokens_of
+from srl_swe.errors import ConfigError
+from srl_swe.prompts import PromptLimits
 from srl_swe.training.config import PAPER_RECIPES, TrainConfig
 from srl_swe.training.plan import Given, Plan, launch_line, make_plan
 from srl_swe.training.plan_devices import GIB, USABLE_SHARE, Devices, parse_devices
 from srl_swe.training.plan_memory import PHASES
 from srl_swe.training.plan_model import ModelShape, find_shape
 from srl_swe.training.plan_options import PlannedOptions
-from srl_swe.training.plan_workload import Workload, make_workload
-from srl_swe.trajectories.store import read_manifest, read_steps
+from srl_swe.training.plan_workload import Workload
 from srl_swe.types import StepExample
-
-CHARS_PER_TOKEN = 3.2
-"""Of prompts and completions under SmolLM2's tokenizer, measured on steps of real trajectories (3.22 and 3.21)."""
 
 ADVICE = {
     "loading": "Each process loads the whole model in float32 before anything else: take a smaller model or devices "
@@ -112,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
     if command.utilisation is not None:
         devices = devices.with_utilisation(command.utilisation)
     start = _start(command, shape)
-    workload = _measure(command, shape)
+    workload = _workload(command, start)
     given = Given(
         tokens_per_pack=command.tokens_per_pack,
         gradient_checkpointing=command.gradient_checkpointing,
@@ -174,65 +169,32 @@ def _start(command: PlanCommand, shape: ModelShape) -> PlannedOptions:
     )
 
 
-def _measure(command: PlanCommand, shape: ModelShape) -> Workload:
+def _workload(command: PlanCommand, start: PlannedOptions) -> Workload:
     """Draw the steps of one iteration and measure them."""
-    num_prompts = _prompts_per_iteration(command)
-    counts = read_manifest(command.data)["num_examples"]
-    num_examples = int(counts["train"]) if isinstance(counts, dict) else 0
-    if not num_examples:
-        raise DataError(f"{command.data} has no training steps; see the drop reasons of the compilation")
-    # More than an iteration has, as some are too long.
-    drawn = random.Random(0).sample(range(num_examples), min(num_prompts + num_prompts // 2, num_examples))
-    place = {index: order for order, index in enumerate(drawn)}
-    found = [(place[index], step) for index, step in enumerate(read_steps(command.data, "train")) if index in place]
-    steps = [step for _, step in sorted(found, key=lambda pair: pair[0])]
-    measure, ratio = _measure_of(command)
-    limit = min(command.max_prompt_tokens, shape.max_context - command.max_completion_tokens)
-    usable: list[tuple[str, int]] = []
-    num_seen = 0
-    for step in track(steps, "measuring prompts", console=Console(stderr=True), transient=True):
-        if len(usable) == num_prompts:
-            break
-        num_seen += 1
-        prompt, completion = _texts(step, measure, command.prompts)
-        size = round(measure.count([completion])[0] / ratio) + 1
-        too_long = measure.count([prompt])[0] / ratio > limit
-        if command.method == "sft":
-            too_long = too_long or size > command.max_completion_tokens or not step.expert_thought.strip()
-        if not too_long:
-            usable.append((prompt, min(size, command.max_completion_tokens)))
-    if not usable:
-        raise DataError(
-            f"none of {len(steps)} steps drawn from {command.data} fits into {limit} prompt tokens: raise "
-            "--max-prompt-tokens, or show less with --history and --max-observation-chars"
-        )
-    sizes, trunk = tree_sizes([prompt for prompt, _ in usable], lambda text: measure.count([text])[0])
-    share = len(usable) / num_seen
-    how = f"tokens of {measure.name}" if measure.unit == "tokens" else f"characters / {CHARS_PER_TOKEN} (assumed)"
-    return make_workload(
-        prompt_sizes=[max(round(size / ratio), 1) for size in sizes],
-        trunk_tokens=max(round(trunk / ratio), 1),
-        completion_sizes=[size for _, size in usable],
-        rollouts_per_prompt=command.rollouts_per_prompt if command.method == "srl" else 1,
-        num_steps=round(num_examples * share),
-        num_dropped=num_examples - round(num_examples * share),
-        how=how,
+    limits = IterationLimits(
+        num_prompts=_prompts_per_iteration(command),
+        rollouts_per_prompt=start.rollouts_per_prompt,
+        max_prompt_tokens=start.max_prompt_tokens,
+        max_completion_tokens=start.max_completion_tokens,
+        needs_target=command.method == "sft",
     )
+    drawn = draw_steps(command.data, limits.num_prompts)
+
+    def watched(steps: Iterable[StepExample]) -> Iterable[StepExample]:
+        total = len(drawn.steps)
+        return track(steps, "measuring prompts", total=total, console=Console(stderr=True), transient=True)
+
+    return measure_iteration(drawn, _measure(command), command.prompts, limits, watched=watched)
 
 
-def _texts(step: StepExample, measure: Measure, limits: PromptLimits) -> tuple[str, str]:
-    messages = render(step.problem_statement, step.history, limits)
-    return measure.prompt_text(messages), completion_text(step.expert_thought, step.expert_action)
-
-
-def _measure_of(command: PlanCommand) -> tuple[Measure, float]:
-    """Return how lengths are counted, and by what a length is divided to make it tokens."""
+def _measure(command: PlanCommand) -> Measure:
+    """Return how lengths are counted: by a tokenizer, where one is named or lies in the model's folder."""
     if command.tokenizer is not None:
-        return tokens_of(command.tokenizer), 1.0
+        return tokens_of(command.tokenizer)
     folder = Path(command.model)
     if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        return tokens_of(command.model), 1.0
-    return characters(), CHARS_PER_TOKEN
+        return tokens_of(command.model)
+    return characters()
 
 
 def _record(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from srl_swe.cli import plan
+from srl_swe.curation.iteration_size import CHARS_PER_TOKEN
 from srl_swe.errors import ConfigError, DataError, ModelError
 from srl_swe.prompts import PromptLimits, render
 from srl_swe.training.plan_model import PUBLISHED
@@ -55,7 +56,7 @@ def test_lengths_are_those_of_the_real_prompts(steps: Path, capsys: pytest.Captu
     chars = [len("\n\n".join(message["content"] for message in prompt)) for prompt in prompts]
     workload = made["workload"]
     assert workload["num_prompts"] == workload["num_steps"] == len(prompts)
-    assert workload["prompt_tokens"] == pytest.approx(sum(chars) / plan.CHARS_PER_TOKEN, rel=0.01)
+    assert workload["prompt_tokens"] == pytest.approx(sum(chars) / CHARS_PER_TOKEN, rel=0.01)
     assert workload["row_tokens"] > workload["tree_tokens"]
     assert "--history 1" in made["command"]
 
