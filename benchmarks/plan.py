@@ -208,15 +208,18 @@ def real_rows(data: Path, policy: Any, tokens_per_pack: int) -> list[Any]:
     texts = [write(step.expert_thought or "as before", step.expert_action) for step in steps[:200]]
     completions = [tuple(policy.encode_completion(text)) for text in dict.fromkeys(texts)]
     rows: list[Any] = []
+    size = 0
     for index, step in enumerate(steps[5::7]):
         prompt = tuple(policy.encode_prompt(domain.render(step)))
-        group = [
-            Row(prompt_ids=prompt, completion_ids=completions[(index * G + i) % len(completions)]) for i in range(G)
-        ]
-        for row in group:
-            if rows and build_pack([*rows, row], range(len(rows) + 1)).num_tokens > tokens_per_pack:
-                return rows
-            rows.append(row)
+        for place in range(G):
+            completion = completions[(index * G + place) % len(completions)]
+            row = Row(prompt_ids=prompt, completion_ids=completion)
+            grown = build_pack([*rows, row], range(len(rows) + 1)).num_tokens
+            if grown <= tokens_per_pack:
+                rows.append(row)
+                size = grown
+        if size > 0.95 * tokens_per_pack:
+            return rows
     raise SystemExit(f"{data} has too few steps for a pack of {tokens_per_pack} tokens")
 
 

@@ -257,8 +257,9 @@ def _show(command: PlanCommand, shape: ModelShape, devices: Devices, workload: W
 
 
 def _workload_line(workload: Workload) -> str:
+    dropped = f", about {workload.num_dropped:,} of no use" if workload.num_dropped else ""
     return (
-        f"{workload.num_steps:,} usable steps (about {workload.num_dropped:,} too long). An iteration: "
+        f"{workload.num_steps:,} usable steps{dropped}. An iteration: "
         f"{workload.num_prompts:,} prompts of {workload.mean_prompt_tokens:,.0f} tokens x "
         f"{workload.rollouts_per_prompt} completions of {workload.mean_completion_tokens:,.0f} (taken to be as long as "
         f"the expert's) = {workload.row_tokens:,} row tokens, {workload.tree_tokens:,} as trees "
@@ -270,7 +271,7 @@ def _memory_table(plan: Plan, usable_bytes: int, *, with_details: bool) -> Table
     table = Table(title="memory of one device, GiB", title_justify="left", box=None, padding=(0, 1))
     table.add_column("", no_wrap=True)
     for phase in PHASES:
-        table.add_column(phase.removeprefix("optimizer "), justify="right", no_wrap=True)
+        table.add_column(phase.removesuffix(" step"), justify="right", no_wrap=True)
     table.add_column("")
     for term in plan.memory.terms:
         shown = (f"{term.num_bytes / GIB:.2f}" if phase in term.phases else "" for phase in PHASES)
@@ -288,11 +289,12 @@ def _time_table(command: PlanCommand, plan: Plan) -> Table:
     table.add_row(
         "an iteration",
         f"{time.iteration_s:,.0f} s",
-        f"{sampling if command.method == 'srl' else ''}training {time.training_s:,.0f} s, validation, shared out, "
+        f"{sampling if command.method == 'srl' else ''}training {time.training_s:,.0f} s, validation on average "
         f"{time.validation_s:,.0f} s",
     )
-    table.add_row("an epoch", f"{time.epoch_hours:,.1f} h", f"{time.iterations_per_epoch:,} iterations")
-    table.add_row("the run", f"{time.epoch_hours * epochs:,.1f} h", f"{epochs} epochs")
+    iterations = time.iterations_per_epoch
+    table.add_row("an epoch", _hours(time.epoch_hours), f"{iterations:,} iteration{'s' * (iterations > 1)}")
+    table.add_row("the run", _hours(time.epoch_hours * epochs), f"{epochs} epoch{'s' * (epochs > 1)}")
     folder = f", engine folder {disk.engine_bytes / 1e9:.1f}" if disk.engine_bytes else ""
     table.add_row(
         "disk",
@@ -301,6 +303,10 @@ def _time_table(command: PlanCommand, plan: Plan) -> Table:
         f"{folder}, and room to write one",
     )
     return table
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:,.0f} min"
 
 
 def _prompts_per_iteration(command: PlanCommand) -> int:
