@@ -43,7 +43,8 @@ class PlanCommand:
 
     srl-swe plan --model Qwen/Qwen2.5-Coder-7B-Instruct --data steps/ --gpus 8xH100
 
-    Options of `srl-swe train` that are given here are kept; the others are chosen, or are the defaults.
+    Options of `srl-swe train` that are given here are kept; the others are chosen, or are the defaults. A reference
+    policy (kl-coef) would come on top.
     """
 
     model: str

@@ -132,19 +132,24 @@ def _weights(shape: ModelShape, options: PlannedOptions, devices: Devices) -> li
         terms.append(
             MemoryTerm(name="optimizer's own numbers", num_bytes=4 * trained // parts, phases=("optimizer step",))
         )
+    return terms + _sharing(shape, options, trained)
+
+
+def _sharing(shape: ModelShape, options: PlannedOptions, trained: int) -> list[MemoryTerm]:
+    """Return what several processes need to exchange gradients and shards."""
     if options.launch == "ddp":
-        terms.append(
-            MemoryTerm(name="gradient buckets (DDP)", num_bytes=4 * trained, phases=("training", "optimizer step"))
-        )
-    if options.launch == "fsdp2":
-        # The layer at work and the next one, and the embeddings, are whole.
-        whole = 2 * shape.layer_parameters + shape.num_parameters - shape.num_layers * shape.layer_parameters
-        terms.append(MemoryTerm(name="gathered shards (FSDP2)", num_bytes=itemsize * whole, phases=("training",)))
-        # Up to the last pack of an update nothing is exchanged, and a process adds up whole gradients.
-        terms.append(
-            MemoryTerm(name="gradients not yet shared (FSDP2)", num_bytes=itemsize * trained, phases=("training",))
-        )
-    return terms
+        phases = ("training", "optimizer step")
+        return [MemoryTerm(name="gradient buckets (DDP)", num_bytes=4 * trained, phases=phases)]
+    if options.launch == "single":
+        return []
+    # The layer at work and the next one, and the embeddings, are whole. Up to the last pack of an update nothing is
+    # exchanged, and a process adds up whole gradients.
+    whole = 2 * shape.layer_parameters + shape.num_parameters - shape.num_layers * shape.layer_parameters
+    itemsize = options.itemsize
+    return [
+        MemoryTerm(name="gathered shards (FSDP2)", num_bytes=itemsize * whole, phases=("training",)),
+        MemoryTerm(name="gradients not yet shared (FSDP2)", num_bytes=itemsize * trained, phases=("training",)),
+    ]
 
 
 def _sampling(shape: ModelShape, options: PlannedOptions, workload: Workload, devices: Devices) -> list[MemoryTerm]:

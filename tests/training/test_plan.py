@@ -234,7 +234,7 @@ def test_activations_are_the_tensors_that_a_forward_pass_keeps(dtype: str, rank:
         masks = sizes_of(pack).mask_entries * 2 * options.itemsize
         casts = terms.get("weights in bfloat16 (autocast)", 0)
         expected = terms["activations"] + masks + casts
-    assert expected == pytest.approx(found, rel=0.1)
+    assert expected == pytest.approx(found, rel=0.05)
 
 
 CPU = Devices(device=processor(cores=2, memory_bytes=16 * GIB), count=1)
@@ -333,3 +333,17 @@ def test_more_memory_is_never_worse() -> None:
     for gpus in ("1x24GB", "1x48GB", "1x80GB"):
         plan = make_plan(shape, small, parse_devices(gpus), OPTIONS, Given(), kept_share=0.5)
         assert plan.memory.peak_bytes <= parse_devices(gpus).device.usable_bytes or not plan.fits
+
+
+def test_of_alike_ways_the_fastest_that_fits_is_taken() -> None:
+    plan = planned("Qwen2.5-7B", "1xH100")
+    assert plan.fits
+    shape, devices = find_shape("Qwen2.5-7B"), parse_devices("1xH100")
+    for options in candidates(OPTIONS, Given(), devices):
+        alike = (options.lora_rank, options.optimizer) == (plan.options.lora_rank, plan.options.optimizer)
+        fits = plan_memory(shape, options, WORKLOAD, devices).peak_bytes <= devices.device.usable_bytes
+        if alike and fits:
+            other = plan_time(shape, options, WORKLOAD, devices, kept_share=0.5)
+            assert other.iteration_s >= plan.time.iteration_s
+        if options.lora_rank is None:
+            assert not fits  # else all weights would be trained
