@@ -17,6 +17,7 @@ from srl_swe.errors import SrlSweError
 
 COMMANDS = {
     "data": "compile expert trajectories to step examples; show, report, replay, profile, export them",
+    "plan": "memory, time and disk of a training run before it starts; options that fit",
     "train": "train a model: SFT and SRL on step examples, RLVR on instances, curricula of them",
     "eval": "act on instances and grade patches: the resolve rate",
     "reward": "explain the similarity of two actions",
