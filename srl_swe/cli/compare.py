@@ -106,8 +106,9 @@ def _print(plan: Plan, found: MethodComparison, console: Console) -> None:
 
 def _table(found: MethodComparison) -> Table:
     num_seeds = len(found.methods[0].seeds)
+    seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
     table = Table(
-        title=f"{found.num_steps} held-out steps, mean over {num_seeds} seeds (95 % interval over steps)",
+        title=f"{found.num_steps} held-out steps, mean over {seeds} (95 % interval over steps)",
         box=SIMPLE,
         pad_edge=False,
         collapse_padding=True,

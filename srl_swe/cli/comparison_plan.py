@@ -70,7 +70,12 @@ class Plan:
     @property
     def acts_on(self) -> Path | None:
         """Return the file of instances that models are measured on: never those that rlvr trains on."""
-        return self.common.validation_instances or (None if self._has("rlvr") else self.common.instances)
+        return self.common.validation_instances or (None if self.plays_on else self.common.instances)
+
+    @property
+    def plays_on(self) -> Path | None:
+        """Return the file of instances that rlvr trains on; None = no method is rlvr."""
+        return self.common.instances if self._has("rlvr") else None
 
     def _has(self, stage: Method) -> bool:
         return any(stage in stages_of(method) for method in self.methods)

@@ -74,6 +74,7 @@ def read_shared_data(plan: Plan, console: Console) -> SharedData:
         console.print(
             f"{part}: {len(found.examples)} step examples for every method (dropped: {dropped or 'none'})",
             highlight=False,
+            soft_wrap=True,
         )
     return SharedData(
         train_ids=frozenset(example.example_id for example in usable.examples),
@@ -157,7 +158,7 @@ def _spent(output: Path) -> Spent:
         trained_tokens=state.trained_tokens,
         completion_tokens=state.completion_tokens,
         tree_tokens=state.tree_tokens,
-        seconds=round(sum(value for line in lines for key, value in line.items() if key.startswith("time/")), 1),
+        seconds=round(sum(value for line in lines for key, value in line.items() if key.startswith("time/")), 3),
     )
 
 
@@ -255,8 +256,8 @@ def _acted_on(plan: Plan, trained_on: set[str], console: Console) -> tuple[Insta
         return ()
     from srl_swe.environments.instances import load_instances
 
-    if path != plan.common.instances and plan.common.instances is not None:
-        trained_on = trained_on | {instance.instance_id for instance in load_instances(plan.common.instances)}
+    if plan.plays_on is not None:
+        trained_on = trained_on | {instance.instance_id for instance in load_instances(plan.plays_on)}
     given = load_instances(path)
     kept = tuple(instance for instance in given if instance.instance_id not in trained_on)
     if not kept:

@@ -79,7 +79,7 @@ def test_the_resolve_rate_is_over_all_episodes() -> None:
     rate = srl.resolve_rate
     assert rate is not None
     assert (rate.num_resolved, rate.num_episodes, rate.num_invalid, rate.by_seed) == (8, 20, 2, (0.3, 0.5))
-    # Wilson, z = 1.959964: centre (0.4 + z²/40) / (1 + z²/20), half width z sqrt(0.4 * 0.6 / 20 + z²/1600) / (1 + z²/20).
+    # Wilson, z = 1.959964: (0.4 + z²/40 ± z sqrt(0.4 * 0.6 / 20 + z²/1600)) / (1 + z²/20).
     assert (rate.low, rate.high) == (pytest.approx(0.21880, abs=1e-4), pytest.approx(0.61342, abs=1e-4))
 
 
