@@ -15,6 +15,7 @@ from rich.table import Table
 from srl_swe.cli.comparison_plan import Plan, claim_folder, make_plan
 from srl_swe.cli.comparison_runs import read_shared_data, run_all
 from srl_swe.errors import ConfigError
+from srl_swe.evaluation import statistics
 from srl_swe.evaluation.methods import CONTROL, Difference, Estimate, MethodComparison, MethodFigures, compare_methods
 from srl_swe.evaluation.methods_page import write_methods_page
 from srl_swe.files import sole_writer, write_atomically
@@ -69,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("compare runs in one process; start it without accelerate launch")
     plan = make_plan(command.methods, command.seeds, command.budget, command.stage_options, rest)
+    # Needed at the end: what is missing is said at the beginning.
+    statistics.check_installed()
     console = Console()
     with sole_writer(plan.output):
         claim_folder(plan)
@@ -108,14 +111,14 @@ def _table(found: MethodComparison) -> Table:
     num_seeds = len(found.methods[0].seeds)
     seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
     table = Table(
-        title=f"{found.num_steps} held-out steps, mean over {seeds} (95 % interval over steps)",
+        title=f"{found.num_steps} held-out steps, mean over {seeds}; below each 95 % over steps",
         box=SIMPLE,
         pad_edge=False,
         collapse_padding=True,
     )
     acted = any(method.resolve_rate for method in found.methods)
     table.add_column("method", overflow="fold")
-    for heading in ("similarity", "reward", "format %", "tokens/action", *(["resolved %"] if acted else [])):
+    for heading in ("similarity", "reward", "format %", "tokens", *(["resolved %"] if acted else [])):
         table.add_column(heading, justify="right")
     for method in (found.start, *found.methods):
         estimates = method.estimates
@@ -128,16 +131,21 @@ def _table(found: MethodComparison) -> Table:
         ]
         if acted:
             rate = method.resolve_rate
-            cells.append(f"{100 * rate.rate:.1f} ({100 * rate.low:.1f}-{100 * rate.high:.1f})" if rate else "")
+            cells.append(f"{100 * rate.rate:.1f}\n{100 * rate.low:.1f} to {100 * rate.high:.1f}" if rate else "")
         table.add_row(name, *cells)
     table.add_row("copy-last baseline", f"{found.copy_last_similarity:.3f}")
     return table
 
 
 def _differences(found: MethodComparison) -> Table:
-    table = Table(title="Differences, step by step (95 % interval)", box=SIMPLE, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title="Differences, step by step; tokens are of an action, thought included",
+        box=SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("methods", overflow="fold")
-    for heading in ("similarity", "reward", "format points", "tokens/action"):
+    for heading in ("similarity", "reward", "format points", "tokens"):
         table.add_column(heading, justify="right")
     for one in found.differences:
         estimates = one.estimates
@@ -156,7 +164,7 @@ def _with_interval(estimate: Estimate, digits: int, *, scale: float = 1, sign: b
     mean = format(scale * estimate.mean, form)
     if estimate.low is None or estimate.high is None:
         return mean
-    return f"{mean} ({format(scale * estimate.low, form)} to {format(scale * estimate.high, form)})"
+    return f"{mean}\n{format(scale * estimate.low, form)} to {format(scale * estimate.high, form)}"
 
 
 def _lines(plan: Plan, found: MethodComparison) -> Iterator[str]:

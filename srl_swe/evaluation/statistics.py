@@ -13,6 +13,11 @@ CONFIDENCE = 0.95
 _RESAMPLES = 9999
 
 
+def check_installed() -> None:
+    """Raise MissingExtraError where scipy is not installed."""
+    _scipy_stats()
+
+
 def wilson_interval(num_resolved: int, num_instances: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a proportion; (0, 1) where nothing was asked for."""
     if num_instances == 0:

@@ -1,10 +1,15 @@
 """Figures of compared methods, worked out by hand."""
 
+from pathlib import Path
+
 import pytest
+from rich.console import Console
 
 from srl_swe.errors import DataError
 from srl_swe.evaluation.held_out import HeldOutStep
 from srl_swe.evaluation.methods import MeasuredModel, Resolved, Spent, compare_methods
+from srl_swe.evaluation.methods_page import write_methods_page
+from tests.strict_page import text_of
 
 
 def measured(method: str, seed: int | None, *similarities: float | None, resolved: int | None = None) -> MeasuredModel:
@@ -91,3 +96,16 @@ def test_other_held_out_steps_are_refused() -> None:
 def test_what_stages_took_adds_up() -> None:
     both = Spent(iterations=1, trained_tokens=2, completion_tokens=3, tree_tokens=4, seconds=0.5)
     assert both.plus(both) == Spent(iterations=2, trained_tokens=4, completion_tokens=6, tree_tokens=8, seconds=1.0)
+
+
+def test_the_page_says_what_was_found(tmp_path: Path) -> None:
+    found = compare_methods(START, MODELS, copy_last_similarity=0.125)
+    record = {"budget": "tokens", "budget_per_run": 4000, "num_training_examples": 16, "control": "sft"}
+    page = write_methods_page(tmp_path, record, found, console=Console())
+    assert page is not None
+    text = " ".join(text_of(page.read_text()).split())
+    assert "Every run: 4,000 tokens in the loss, 16 training steps" in text
+    assert "sft is the control" in text
+    assert "srl \N{MINUS SIGN} sft -0.062" in text
+    assert "8 / 20 21.9\N{EN DASH}61.3 %" in text
+    assert "copy-last baseline 0.125" in text
