@@ -130,9 +130,9 @@ def test_same_data_same_order_same_budget_and_nothing_done_twice(
 
 def test_a_killed_comparison_goes_on_to_the_same_models(model: Path, steps: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    own = ["--methods", "sft+srl", "--seeds", "7,"]
-    assert run([*own, *tiny_words(steps, model, whole, iterations=12)]) == 0
-    command = [sys.executable, "-m", "tests.cli.run_compare", *own, *tiny_words(steps, model, killed, iterations=12)]
+    own = ["--methods", "sft+srl", "--seeds", "7,", "--budget", "tokens", "--max-trained-tokens", "1600"]
+    assert run([*own, *tiny_words(steps, model, whole, iterations=None)]) == 0
+    command = [sys.executable, "-m", "tests.cli.run_compare", *own, *tiny_words(steps, model, killed, iterations=None)]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -150,9 +150,11 @@ def test_a_killed_comparison_goes_on_to_the_same_models(model: Path, steps: Path
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (killed / "comparison.json").exists()
-    assert run([*own, *tiny_words(steps, model, killed, iterations=12)]) == 0
+    assert run([*own, *tiny_words(steps, model, killed, iterations=None)]) == 0
     place = Path("sft+srl") / "seed-7"
     assert digest(whole / place / "last") == digest(killed / place / "last")
+    budgets = [[stage["trained_tokens"] for stage in read(folder / place / "done.json")] for folder in (whole, killed)]
+    assert budgets[0] == budgets[1] and min(budgets[0]) >= 800
     assert read(whole / place / "held-out.json")["steps"] == read(killed / place / "held-out.json")["steps"]
 
 
