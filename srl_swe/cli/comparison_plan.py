@@ -30,7 +30,9 @@ _DECIDED_HERE = {
     "--patience": "it would end runs before their budget is spent",
 }
 _NOT_FOR_A_STAGE = frozenset(
-    {"model", "init", "output", "data", "instances", "num_iterations", "max_trained_tokens", "dtype"}
+    {"model", "init", "output", "data", "instances", "validation_instances", "num_iterations", "max_trained_tokens"}
+    | {"max_prompt_tokens", "max_completion_tokens", "history", "max_observation_chars", "dtype"}
+    | {"profile", "min_profile_std", "max_profile_mean"}
     | {option.removeprefix("--").replace("-", "_") for option in _DECIDED_HERE}
 )
 _RECORD = "config.json"

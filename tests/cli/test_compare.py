@@ -202,6 +202,11 @@ def test_a_method_without_signal_is_an_outcome(
         (["--methods", "sft"], ["--max-trained-tokens", "9"], "is the budget of --budget tokens"),
         (["--methods", "sft", "--budget", "tokens"], [], "needs the number of tokens"),
         (["--methods", "sft", "--stage-options", "sft.num_iterations=9"], [], "may not set num_iterations"),
+        (
+            ["--methods", "sft", "--stage-options", "sft.max-completion-tokens=9"],
+            [],
+            "may not set max_completion_tokens",
+        ),
         (["--methods", "sft", "--stage-options", "ppo.loss=dapo"], [], "must look like rlvr.max-steps=10"),
         (["--methods", "sft+srl"], ["--num-iterations", "1"], "does not reach for a chain of 2 stages"),
     ],
