@@ -199,9 +199,9 @@ def _verdict(one: Difference) -> str:
     if estimate.low is None or estimate.high is None:
         what = "the same on every step"
     elif estimate.low > 0:
-        what = "above it"
+        what = "above it on these steps"
     elif estimate.high < 0:
-        what = "below it"
+        what = "below it on these steps"
     else:
         what = "not told apart on these steps"
     return f"{one.method} against the control ({CONTROL} on the same steps), similarity: {what}"
