@@ -19,6 +19,7 @@ COMMANDS = {
     "data": "compile expert trajectories to step examples; show, report, replay, profile, export them",
     "plan": "memory, time and disk of a training run before it starts; options that fit",
     "train": "train a model: SFT and SRL on step examples, RLVR on instances, curricula of them",
+    "compare": "train by several methods on the same steps and budget, and compare what came of it",
     "eval": "act on instances and grade patches: the resolve rate",
     "reward": "explain the similarity of two actions",
     "demo": "the whole loop on data that the project makes itself",

@@ -1,7 +1,7 @@
 """`srl-swe train`: SFT and SRL on a compiled set of step examples, RLVR on instances, and curricula of them."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,26 +72,32 @@ class TrainCommand:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
-    groups = (TrainConfig, EpisodeConfig, PromptLimits, PivotRule)
-    known = {"profile", "instances", "validation_instances", "trajectories"}
-    known |= {option.name for group in groups for option in fields(group)} - {"episodes"}
-    words = expand_recipe(arguments, known=known)
-    command = _parse(words)
+    words = with_recipe(arguments)
+    command = parse_command(words)
     try:
         with Termination() as termination:
             if command.curriculum:
                 _run_curriculum(command, words, termination)
             else:
-                _check(command)
-                _report(command, _train(command, termination))
+                check_command(command)
+                _report(command, train_by_command(command, termination))
     except Terminated:
         # Before the first iteration or after the last.
         print("stopped by SIGTERM while there was nothing to save; the same command goes on")
     return 0
 
 
-def _parse(words: Sequence[str]) -> TrainCommand:
-    return tyro.cli(TrainCommand, prog="srl-swe train", args=list(words))
+def with_recipe(arguments: Sequence[str]) -> list[str]:
+    """Return the command line with the options of its recipe, where it names one, in front."""
+    groups = (TrainConfig, EpisodeConfig, PromptLimits, PivotRule)
+    known = {"profile", "instances", "validation_instances", "trajectories"}
+    known |= {option.name for group in groups for option in fields(group)} - {"episodes"}
+    return expand_recipe(arguments, known=known)
+
+
+def parse_command(words: Sequence[str], *, prog: str = "srl-swe train") -> TrainCommand:
+    """Read a command line without a recipe; `prog` is what its usage is called by. What is wrong ends the process."""
+    return tyro.cli(TrainCommand, prog=prog, args=list(words))
 
 
 def _run_curriculum(command: TrainCommand, words: Sequence[str], termination: Termination) -> None:
@@ -101,25 +107,36 @@ def _run_curriculum(command: TrainCommand, words: Sequence[str], termination: Te
     own_words = {stage: stage_words(words, stage, stages, command.stage_options) for stage in stages}
     # What is wrong with the last stage is said before the first one begins.
     for stage in stages:
-        _check(_parse(own_words[stage]))
+        check_command(parse_command(own_words[stage]))
 
     def run_stage(stage: Method, model: Path, output: Path) -> "TrainResult":
-        own = _parse([*own_words[stage], "--model", str(model), "--output", str(output)])
-        result = _train(own, termination)
+        own = parse_command([*own_words[stage], "--model", str(model), "--output", str(output)])
+        result = train_by_command(own, termination)
         _report(own, result)
         return result
 
     run_stages(stages, Path(command.train.model), command.train.output, run_stage)
 
 
-def _check(command: TrainCommand) -> None:
+def check_command(command: TrainCommand) -> None:
+    """Check that the method has what it needs.
+
+    Raises:
+        ConfigError: an option lacks the one that it needs.
+    """
     if command.train.method == "rlvr":
         check_options(command.train, command.instances, command.trajectories)
     elif not command.train.data:
         raise ConfigError("say what to train on: --data FOLDER, written by `srl-swe data compile`")
 
 
-def _train(command: TrainCommand, termination: Termination) -> "TrainResult":
+def train_by_command(
+    command: TrainCommand, termination: Termination, *, only: Collection[str] | None = None
+) -> "TrainResult":
+    """Train by one method, as the checked command says; raises as `trainer.train` does.
+
+    `only` are the ids of the step examples that may be trained on; None = all.
+    """
     if command.train.method == "rlvr":
         assert command.instances is not None
         return train_by_outcome(
@@ -130,19 +147,14 @@ def _train(command: TrainCommand, termination: Termination) -> "TrainResult":
             trajectories=command.trajectories,
             termination=termination,
         )
-    return _train_on_steps(command, Path(command.train.data), termination)
-
-
-def _train_on_steps(command: TrainCommand, steps: Path, termination: Termination) -> "TrainResult":
-    train_examples: Sequence[StepExample] = list(read_steps(steps, "train"))
+    steps = Path(command.train.data)
+    train_examples, selection = training_examples(command)
+    if only is not None:
+        train_examples = [example for example in train_examples if example.example_id in only]
     validation_examples = list(read_steps(steps, "validation"))
-    manifest = read_manifest(steps)
-    history = manifest.get("history")
+    history = read_manifest(steps).get("history")
     if history is not None and history != command.prompts.history:
         print(f"note: {steps} was compiled by the paper's rules, which show {history} pairs; give --history {history}")
-    selection: Mapping[str, object] = {}
-    if command.profile is not None:
-        train_examples, selection = _select(command, command.profile, steps, train_examples)
     # Only now: the help and a wrong path answer without loading torch.
     from srl_swe.software_engineering import software_engineering
     from srl_swe.training.trainer import train
@@ -152,9 +164,19 @@ def _train_on_steps(command: TrainCommand, steps: Path, termination: Termination
         train_examples,
         validation_examples,
         software_engineering(command.prompts),
-        selection={**selection, "content_hash": manifest["content_hash"]},
+        selection=selection,
         termination=termination,
     )
+
+
+def training_examples(command: TrainCommand) -> tuple[Sequence[StepExample], Mapping[str, object]]:
+    """Return the step examples that the command chooses for training, and what the run writes down of the choice."""
+    steps = Path(command.train.data)
+    examples: Sequence[StepExample] = list(read_steps(steps, "train"))
+    selection: Mapping[str, object] = {}
+    if command.profile is not None:
+        examples, selection = _select(command, command.profile, steps, examples)
+    return examples, {**selection, "content_hash": read_manifest(steps)["content_hash"]}
 
 
 def _report(command: TrainCommand, result: "TrainResult") -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from srl_swe.errors import DataError
 from srl_swe.evaluation.record import EvaluationRecord, InstanceOutcome
-from srl_swe.evaluation.statistics import difference_interval, mcnemar_p_value, wilson_interval
+from srl_swe.evaluation.statistics import mcnemar_p_value, mean_interval, wilson_interval
 
 _JUDGED = ("resolved", "unresolved", "not predicted")
 """Not predicted counts as not resolved, as in the resolve rate; invalid and pending say nothing of the model."""
@@ -64,7 +64,7 @@ def compare(first: EvaluationRecord, second: EvaluationRecord) -> Comparison:
     only_first = tuple(name for name, one, other in pairs if one and not other)
     only_second = tuple(name for name, one, other in pairs if other and not one)
     num_both = sum(one and other for _, one, other in pairs)
-    interval = difference_interval([int(other) - int(one) for _, one, other in pairs])
+    interval = mean_interval([int(other) - int(one) for _, one, other in pairs])
     return Comparison(
         models=(first.model, second.model),
         num_pairs=len(pairs),

@@ -13,6 +13,11 @@ CONFIDENCE = 0.95
 _RESAMPLES = 9999
 
 
+def check_installed() -> None:
+    """Raise MissingExtraError where scipy is not installed."""
+    _scipy_stats()
+
+
 def wilson_interval(num_resolved: int, num_instances: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a proportion; (0, 1) where nothing was asked for."""
     if num_instances == 0:
@@ -36,17 +41,17 @@ def mcnemar_p_value(num_only_first: int, num_only_second: int) -> float:
     return float(_scipy_stats().binomtest(num_only_first, changed, 0.5).pvalue)
 
 
-def difference_interval(differences: Sequence[int], *, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % percentile bootstrap interval of the mean of paired differences (each -1, 0 or 1).
+def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95 % percentile bootstrap interval of the mean of values, for example of paired differences.
 
-    None where all differences are equal: resampling says nothing then. The same seed gives the same interval.
+    None where all values are equal: resampling says nothing then. The same seed gives the same interval.
     """
-    if len(set(differences)) < 2:
+    if len(set(values)) < 2:
         return None
     import numpy
 
     found = _scipy_stats().bootstrap(
-        (numpy.asarray(differences, dtype=float),),
+        (numpy.asarray(values, dtype=float),),
         numpy.mean,
         n_resamples=_RESAMPLES,
         batch=1000,

@@ -39,6 +39,12 @@ class Batch:
     refill: RefillState | None = None
     """What the next iteration knows of this one's groups; None for SFT."""
 
+    @property
+    def trained_tokens(self) -> int:
+        """Return how many completion tokens have a part in the loss."""
+        counted = self.counted or (True,) * len(self.rows)
+        return sum(len(row.completion_ids) for row, has_part in zip(self.rows, counted, strict=True) if has_part)
+
     def group_ends(self) -> list[int]:
         """Return for each group one past its last row."""
         sizes = self.group_sizes or (self.rows_per_group,) * (len(self.rows) // self.rows_per_group)

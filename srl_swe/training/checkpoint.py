@@ -47,6 +47,8 @@ class TrainState:
     """Sampled (or, for SFT, imitated) since the start."""
     tree_tokens: int = 0
     """Passed through training since the start."""
+    trained_tokens: int = 0
+    """Completion tokens that had a part in the loss since the start."""
     validations_without_gain: int = 0
     """In a row, up to the last."""
     flat_iterations: int = 0

@@ -95,6 +95,9 @@ class TrainConfig:
     Ignored where num-iterations is given."""
     num_iterations: int | None = None
     """Sample-and-update cycles; by default they follow from epochs."""
+    max_trained_tokens: int | None = None
+    """The run ends after the iteration in which the completion tokens in its loss reach this number (expert tokens for
+    sft, sampled ones else). Epochs are then no limit, and the schedule follows the tokens."""
     learning_rate: float | None = None
     """Peak learning rate of AdamW (the paper: 5e-7 for srl and rlvr, 5e-6 for sft; the optimizer is not in
     the paper)."""
@@ -196,6 +199,7 @@ class TrainConfig:
             ("prompts_per_iteration", self.prompts_per_iteration),
             ("epochs", self.epochs),
             ("num_iterations", self.num_iterations),
+            ("max_trained_tokens", self.max_trained_tokens),
             ("updates_per_iteration", self.updates_per_iteration),
             ("max_prompt_tokens", self.max_prompt_tokens),
             ("max_completion_tokens", self.max_completion_tokens),
@@ -305,8 +309,10 @@ class TrainConfig:
 
     def count_iterations(self, num_examples: int) -> int:
         """Return how many iterations the run has on so many usable step examples."""
-        recipe = self.recipe
-        return self.num_iterations or recipe.epochs * math.ceil(num_examples / recipe.prompts_per_iteration)
+        if self.num_iterations or self.max_trained_tokens:
+            # An iteration that trains has a token at least; those that do not are bounded by max_flat_iterations.
+            return self.num_iterations or self.max_trained_tokens or 0
+        return self.recipe.epochs * math.ceil(num_examples / self.recipe.prompts_per_iteration)
 
     def learning_rate_at(self, iteration: int, num_iterations: int) -> float:
         """Return the learning rate of an iteration, counted from 1.
@@ -320,6 +326,21 @@ class TrainConfig:
         if recipe.schedule == "constant":
             return recipe.learning_rate
         share = (iteration - num_warmup) / (num_iterations - num_warmup + 1)
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+    def learning_rate_after(self, trained_tokens: float) -> float:
+        """Return the learning rate where so many tokens of `max_trained_tokens` are trained on.
+
+        Example: 100 tokens, warm-up 0.2, peak 1, cosine: 0.5 after 10, 1 after 20, 0.5 after 60, 0 after 100.
+        """
+        assert self.max_trained_tokens is not None
+        recipe = self.recipe
+        share = min(trained_tokens / self.max_trained_tokens, 1.0)
+        if share < recipe.warmup_ratio:
+            return recipe.learning_rate * share / recipe.warmup_ratio
+        if recipe.schedule == "constant" or recipe.warmup_ratio == 1:
+            return recipe.learning_rate
+        share = (share - recipe.warmup_ratio) / (1 - recipe.warmup_ratio)
         return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
     def as_json(self) -> dict[str, object]:

@@ -89,9 +89,9 @@ class RunDisplay:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def begin(self, num_iterations: int, *, done: int) -> None:
+    def begin(self, done: int, total: int) -> None:
         """Show the run's own bar."""
-        self._progress.reset(self._run, total=num_iterations, completed=done, visible=True)
+        self._progress.reset(self._run, total=total, completed=done, visible=True)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[None]:
@@ -118,12 +118,13 @@ class RunDisplay:
         taken, self._seconds = self._seconds, {}
         return taken
 
-    def finish_iteration(self, iteration: int, num_iterations: int, metrics: Mapping[str, float]) -> None:
-        """Advance the run and print the iteration's line."""
-        self._progress.update(self._run, completed=iteration)
+    def finish_iteration(self, iteration: int, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Advance the run and print the iteration's line; done and total in iterations, or in trained tokens."""
+        self._progress.update(self._run, completed=done)
         shown = [f"{name} {metrics[key]:.4g}" for name, key in LINE_METRICS if key in metrics]
         seconds = sum(value for key, value in metrics.items() if key.startswith("time/"))
-        self.note(f"iteration {iteration}/{num_iterations}: {', '.join(shown)} ({seconds:.1f} s)")
+        where = f"{iteration}/{total}" if done == iteration else f"{iteration}, {done} of {total} trained tokens"
+        self.note(f"iteration {where}: {', '.join(shown)} ({seconds:.1f} s)")
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""

@@ -79,11 +79,19 @@ class Run:
             **self.display.take_times(),
             "tokens/completion_total": self.state.completion_tokens,
             "tokens/tree_total": self.state.tree_tokens,
+            "tokens/trained_total": self.state.trained_tokens,
         }
         if self.log:
             self.log.append(entry)
         self.processes.accelerator.log(entry, step=self.state.iteration)
-        self.display.finish_iteration(self.state.iteration, self.num_iterations, entry)
+        self.display.finish_iteration(self.state.iteration, *self.progress, entry)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Return how much is done of how much: trained tokens where they are the limit, else iterations."""
+        if self.config.max_trained_tokens is not None and self.config.num_iterations is None:
+            return min(self.state.trained_tokens, self.config.max_trained_tokens), self.config.max_trained_tokens
+        return self.state.iteration, self.num_iterations
 
 
 @contextmanager
@@ -135,10 +143,9 @@ def open_run(
             held_out = _select(validation_examples, False, policy, domain, config, display)
             chosen = choose_subset(len(held_out), count=config.validation_examples, seed=config.seed)
             num_iterations = config.count_iterations(len(usable))
-            display.begin(num_iterations, done=state.iteration)
             accelerator.init_trackers("srl_swe", config=tracker_config(config.as_json()))
             try:
-                yield Run(
+                run = Run(
                     config=config,
                     domain=domain,
                     acting=acting,
@@ -155,6 +162,8 @@ def open_run(
                     state=state,
                     saved=state if found else None,
                 )
+                display.begin(*run.progress)
+                yield run
                 processes.part()
             except KeyboardInterrupt:
                 display.note(f"stopped; {how_to_resume(config)}")

@@ -119,7 +119,8 @@ def _loop(run: Run, termination: Termination) -> Ending:
 
 
 def _ending(state: TrainState, run: Run) -> Ending | None:
-    if state.iteration >= run.num_iterations:
+    budget = run.config.max_trained_tokens
+    if state.iteration >= run.num_iterations or (budget is not None and state.trained_tokens >= budget):
         return "done"
     if run.config.patience is not None and state.validations_without_gain >= run.config.patience:
         return "patience"
@@ -138,7 +139,7 @@ def _begin_iteration(run: Run, termination: Termination) -> None:
                 batch,
                 optimizer=run.optimizer,
                 processes=run.processes,
-                learning_rate=run.config.learning_rate_at(iteration, run.num_iterations),
+                learning_rate=_learning_rate(run, iteration, batch),
                 config=run.config,
                 reference=run.reference,
                 before_step=termination.hold,
@@ -146,6 +147,13 @@ def _begin_iteration(run: Run, termination: Termination) -> None:
     termination.hold()
     run.state = _advanced(run.state, batch, metrics)
     _release(run, termination)
+
+
+def _learning_rate(run: Run, iteration: int, batch: Batch) -> float:
+    if run.config.max_trained_tokens is None:
+        return run.config.learning_rate_at(iteration, run.num_iterations)
+    # In the middle of the batch, so that neither the first rate nor the last is 0.
+    return run.config.learning_rate_after(run.state.trained_tokens + batch.trained_tokens / 2)
 
 
 def _end_iteration(run: Run, metrics: Mapping[str, float], termination: Termination) -> None:
@@ -230,6 +238,7 @@ def _advanced(state: TrainState, batch: Batch, metrics: dict[str, float]) -> Tra
         drawn=state.drawn + batch.drawn,
         completion_tokens=state.completion_tokens + int(completion_tokens),
         tree_tokens=state.tree_tokens + int(metrics.get("train/tree_tokens", 0)),
+        trained_tokens=state.trained_tokens + batch.trained_tokens,
         flat_iterations=0 if batch.rows else state.flat_iterations + 1,
         refill=batch.refill or state.refill,
         pending=metrics,

@@ -7,7 +7,7 @@ from srl_swe.training.domain import Domain
 from srl_swe.training.policy import Policy
 from srl_swe.training.rollouts import sample_groups
 from srl_swe.training.samplers import Sampler, mix_seed
-from srl_swe.types import StepExample
+from srl_swe.types import Rollout, StepExample
 
 VALIDATION_STREAM = 2**40
 """Far from every iteration's seed stream."""
@@ -19,7 +19,7 @@ def copy_last_similarity(examples: Sequence[StepExample], domain: Domain) -> flo
     return sum(scores) / len(scores)
 
 
-def validate(
+def sample_held_out(
     examples: Sequence[StepExample],
     *,
     policy: Policy,
@@ -27,8 +27,8 @@ def validate(
     domain: Domain,
     config: TrainConfig,
     on_prompt_done: Callable[[], None],
-) -> dict[str, float]:
-    """Return mean reward, mean similarity (0 where malformed), format rate and the copy-last baseline."""
+) -> list[Rollout]:
+    """Sample one scored completion for each step example, greedily unless the configuration says otherwise."""
     prompts = [policy.encode_prompt(domain.render(example)) for example in examples]
     groups = sample_groups(
         examples,
@@ -41,7 +41,22 @@ def validate(
         domain=domain,
         on_prompt_done=on_prompt_done,
     )
-    rollouts = [group.rollouts[0] for group in groups]
+    return [group.rollouts[0] for group in groups]
+
+
+def validate(
+    examples: Sequence[StepExample],
+    *,
+    policy: Policy,
+    sampler: Sampler,
+    domain: Domain,
+    config: TrainConfig,
+    on_prompt_done: Callable[[], None],
+) -> dict[str, float]:
+    """Return mean reward, mean similarity (0 where malformed), format rate and the copy-last baseline."""
+    rollouts = sample_held_out(
+        examples, policy=policy, sampler=sampler, domain=domain, config=config, on_prompt_done=on_prompt_done
+    )
     count = len(rollouts)
     return {
         "validation/reward": sum(rollout.reward for rollout in rollouts) / count,

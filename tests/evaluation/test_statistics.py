@@ -6,7 +6,7 @@ import math
 import pytest
 
 from srl_swe.errors import ConfigError
-from srl_swe.evaluation.statistics import difference_interval, mcnemar_p_value, pass_at_k
+from srl_swe.evaluation.statistics import mcnemar_p_value, mean_interval, pass_at_k
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_pass_at_k_of_nonsense(num_samples: int, num_resolved: int, k: int) -> N
 
 def test_the_interval_of_a_difference() -> None:
     differences = [1] * 30 + [-1] * 10 + [0] * 60
-    low, high = difference_interval(differences) or (math.nan, math.nan)
+    low, high = mean_interval(differences) or (math.nan, math.nan)
     # Normal approximation: 0.2 +- 1.96 * sqrt((0.4 - 0.04) / 100).
     assert (low, high) == pytest.approx((0.0824, 0.3176), abs=0.02)
-    assert difference_interval(differences) == (low, high)
-    assert difference_interval([0] * 50) is None
-    assert difference_interval([]) is None
+    assert mean_interval(differences) == (low, high)
+    assert mean_interval([0] * 50) is None
+    assert mean_interval([]) is None

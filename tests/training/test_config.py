@@ -91,3 +91,17 @@ def test_learning_rate_by_hand() -> None:
     assert all(earlier > later > 0 for earlier, later in itertools.pairwise(rates[2:]))
     constant = make(learning_rate=0.8)
     assert {constant.learning_rate_at(iteration, 10) for iteration in range(1, 11)} == {0.8}
+
+
+def test_the_schedule_follows_the_tokens_where_they_are_the_limit() -> None:
+    options: dict[str, object] = {"max_trained_tokens": 100, "learning_rate": 0.8, "warmup_ratio": 0.2}
+    cosine = make(**options, schedule="cosine")
+    rates = [cosine.learning_rate_after(tokens) for tokens in (10, 20, 60, 100, 130)]
+    assert rates == pytest.approx([0.4, 0.8, 0.4, 0.0, 0.0])
+    constant = make(**options, schedule="constant")
+    assert [constant.learning_rate_after(tokens) for tokens in (5, 20, 130)] == pytest.approx([0.2, 0.8, 0.8])
+    # Epochs are no limit then, iterations still are.
+    assert cosine.count_iterations(1) == 100
+    assert make(**options, num_iterations=7).count_iterations(1) == 7
+    with pytest.raises(ConfigError, match="max_trained_tokens must be an integer of at least 1, found 0"):
+        make(max_trained_tokens=0)
