@@ -116,7 +116,10 @@ class Endpoint:
             wait=_wait_s,
             reraise=True,
         )
-        return retrying(self._try, messages, seed, budget)
+        try:
+            return retrying(self._try, messages, seed, budget)
+        except _RetryableError as error:
+            raise EndpointError(f"{error} ({self._config.request_attempts} attempts)") from error
 
     def _try(self, messages: Sequence[Message], seed: int, budget: EpisodeBudget) -> ChatAnswer:
         body: dict[str, Any] = {

@@ -100,7 +100,7 @@ def test_the_first_place_counts_and_part_of_a_line_is_no_place() -> None:
     edit = Edit(path="a", search="x\n", replace="y\n")
     assert "+y" in apply_edits([edit], {"a": "ax\nx\nx\n"}).patch
     first = apply_edits([edit], {"a": "x\nx\n"}).patch
-    assert first.endswith("@@ -1,2 +1,2 @@\n-x\n+y\n x\n")
+    assert first.endswith("@@ -1,2 +1,2 @@\n+y\n x\n-x\n")
     assert apply_edits([edit], {"a": "ax\n"}).not_found == (edit,)
     # Later edits see what earlier ones did.
     chain = apply_edits([edit, Edit(path="a", search="y\n", replace="z\n")], {"a": "x\n"})
