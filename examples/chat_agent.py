@@ -21,8 +21,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ex
 import srl_swe  # noqa: F401 - registers the environment
 from srl_swe.environments.wrappers import RecordEpisode
 from srl_swe.errors import MalformedCompletionError, SrlSweError
-from srl_swe.evaluation.episodes import NO_COMMAND
-from srl_swe.prompts import PromptLimits, parse, render
+from srl_swe.prompts import NO_COMMAND, PromptLimits, parse, render
 from srl_swe.types import HistoryPair, Message
 
 

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -97,6 +97,7 @@ class Endpoint:
         self._max_completion_tokens = max_completion_tokens
         self._temperature = temperature
         self._limit_field = "max_tokens"
+        self._has_answered = False
         self._certificates = httpx.create_ssl_context()
         key = os.environ.get(config.api_key_variable)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -107,7 +108,7 @@ class Endpoint:
         Raises:
             EpisodeOverError: the prompt does not fit into the context, or the budget does not allow the call.
             SpendingLimitError: the whole evaluation's money does not allow the call.
-            EndpointRefusedError: key, model or address are refused.
+            EndpointRefusedError: key, model or address are refused, or the endpoint has never answered yet.
             EndpointError: it failed, also after retries.
         """
         retrying = Retrying(
@@ -119,19 +120,23 @@ class Endpoint:
         try:
             return retrying(self._try, messages, seed, budget)
         except _RetryableError as error:
-            raise EndpointError(f"{error} ({self._config.request_attempts} attempts)") from error
+            message = f"{error} ({self._config.request_attempts} attempts)"
+            if self._has_answered:
+                raise EndpointError(message) from error
+            raise EndpointRefusedError(f"{message}. Nothing at this endpoint has answered yet: check it") from error
 
     def _try(self, messages: Sequence[Message], seed: int, budget: EpisodeBudget) -> ChatAnswer:
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": list(messages),
+            # Half of a surrogate pair, which a model may have written, is no JSON text.
+            "messages": [{key: _utf8(value) for key, value in message.items()} for message in messages],
             "temperature": self._temperature,
             self._limit_field: self._max_completion_tokens,
         }
         if self._temperature > 0:
             body["seed"] = seed % 2**31
         # A token is a byte or more. The most is charged until it is known better.
-        prompt_bytes = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
+        prompt_bytes = sum(len(message["content"].encode()) for message in body["messages"])
         most = self._usage(prompt_bytes + _TEMPLATE_TOKENS * (len(messages) + 1), self._max_completion_tokens)
         with budget.reserve(most) as charge:
             status, headers, content = self._post(body, charge_nothing=lambda: setattr(charge, "usage", Usage()))
@@ -139,11 +144,14 @@ class Endpoint:
                 charge.usage = Usage()
                 self._raise_for(status, headers, content)
             answer, used = self._read(content)
+            self._has_answered = True
             if used is not None:
                 charge.usage = self._usage(*used)
         return answer
 
-    def _post(self, body: Mapping[str, Any], *, charge_nothing: Any) -> tuple[int, Mapping[str, str], bytes]:
+    def _post(
+        self, body: Mapping[str, Any], *, charge_nothing: Callable[[], object]
+    ) -> tuple[int, Mapping[str, str], bytes]:
         import httpx
 
         async def post() -> tuple[int, Mapping[str, str], bytes]:
@@ -163,14 +171,14 @@ class Endpoint:
             return asyncio.run(post())
         except TimeoutError as error:
             raise _RetryableError(f"{self._url}: no answer within {self._config.request_timeout_s:g} s") from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            charge_nothing()
+            raise EndpointRefusedError(f"{self._url}: no address of an endpoint: {error}") from error
         except httpx.ConnectError as error:
             charge_nothing()
             raise _RetryableError(f"{self._url}: no connection: {error}") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _RetryableError(f"{self._url}: {type(error).__name__}: {error}") from error
-        except (httpx.InvalidURL, httpx.HTTPError, UnicodeError) as error:
-            charge_nothing()
-            raise EndpointRefusedError(f"{self._url}: {type(error).__name__}: {error}") from error
 
     def _raise_for(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
         said = content.decode(errors="replace").strip()[:500]
@@ -210,6 +218,10 @@ class Endpoint:
     def _usage(self, prompt_tokens: int, completion_tokens: int) -> Usage:
         cost = (prompt_tokens * self._config.price_in + completion_tokens * self._config.price_out) / 1e6
         return Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost=cost)
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _wait_s(state: RetryCallState) -> float:

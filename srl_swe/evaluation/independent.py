@@ -30,6 +30,7 @@ from srl_swe.errors import (
     EpisodeOverError,
     SamplerError,
     SpendingLimitError,
+    SrlSweError,
 )
 from srl_swe.evaluation.acting import ActingEnvironment, InstanceAgent
 from srl_swe.evaluation.agent import AgentConfig, AgentOutcome
@@ -143,7 +144,9 @@ class IndependentEpisodes:
                     raise outcome
                 else:
                     reason = f"{type(outcome).__name__}: {outcome}"
-                    logger.warning("%s has no prediction: %s", name, reason, exc_info=outcome)
+                    # Our own errors say all that is to be said; what we did not expect needs its trace.
+                    trace = None if isinstance(outcome, SrlSweError) else outcome
+                    logger.warning("%s has no prediction: %s", name, reason, exc_info=trace)
                     invalid[name] = reason
                     table.finish(name, "invalid", reason)
         finally:

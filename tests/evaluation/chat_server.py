@@ -26,9 +26,7 @@ def says(text: str | None, *, usage: tuple[int, int] | None = (100, 10), finish:
     """A chat completion."""
     answer: dict[str, Any] = {
         "object": "chat.completion",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": text, **more}, "finish_reason": finish}
-        ],
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text, **more}, "finish_reason": finish}],
     }
     if usage is not None:
         answer["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}

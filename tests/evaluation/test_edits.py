@@ -124,17 +124,26 @@ def test_any_diff_applies(
 
 
 @given(text=st.lists(st.sampled_from(["a", "b", " c"]), min_size=1, max_size=9), data=st.data(), ends=st.booleans())
-@settings(max_examples=30, deadline=None)
-def test_an_edit_changes_its_lines_and_nothing_else(text: list[str], data: st.DataObject, ends: bool) -> None:
+@settings(max_examples=25, deadline=None)
+def test_an_edit_changes_its_lines_and_nothing_else(
+    text: list[str], data: st.DataObject, ends: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     start = data.draw(st.integers(0, len(text) - 1))
-    end = data.draw(st.integers(start + 1, len(text)))
+    searched = text[start : data.draw(st.integers(start + 1, len(text)))]
+    new = data.draw(st.lists(st.sampled_from(["a", "NEW"]), max_size=2))
+    first = next(at for at in range(len(text)) if text[at : at + len(searched)] == searched)
+    lines_after = [*text[:first], *new, *text[first + len(searched) :]]
     content = "\n".join(text) + ("\n" if ends else "")
-    searched = "".join(f"{line}\n" for line in text[start:end])
-    applied = apply_edits([Edit(path="f", search=searched, replace="NEW\n")], {"f": content})
-    if searched.strip():
-        assert applied.not_found == ()
-        removed = [line[1:] for line in applied.patch.splitlines() if line.startswith("-") and line[:3] != "---"]
-        assert [line for line in removed if line in text[start:end]] == removed
+    edit = Edit(path="f", search="".join(f"{line}\n" for line in searched), replace="".join(f"{x}\n" for x in new))
+    applied = apply_edits([edit], {"f": content})
+    assert applied.not_found == ()
+    after = (
+        git_apply(tmp_path_factory.mktemp("edit"), {"f": content}, applied.patch) if applied.patch else {"f": content}
+    )
+    assert after is not None
+    assert [*after["f"].splitlines()] == lines_after
+    if ends:
+        assert after["f"].endswith("\n") or not after["f"]
 
 
 def test_prompts_show_the_files_and_localisation_names_known_ones() -> None:

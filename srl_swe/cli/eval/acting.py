@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from srl_swe.training.policy import Policy
     from srl_swe.training.samplers import Sampler
 
-Act = Callable[[Path, int, Console], AgentOutcome]
-"""(folder, number of the sample from 0, console) -> what the agent left behind."""
+Act = Callable[[Path, int], AgentOutcome]
+"""(folder, number of the sample from 0) -> what the agent left behind."""
 
 ENGINE_FOLDER = "engine"
 _SEEDS_OF_A_SAMPLE = 1_000_000
 
 
 @contextmanager
-def opened_agent(config: "EvalConfig", instances: Sequence[Instance], output: Path) -> Iterator[Act]:
+def opened_agent(config: "EvalConfig", instances: Sequence[Instance], output: Path, console: Console) -> Iterator[Act]:
     """Return what acts on the instances; its model is there until the end of the block.
 
     Raises:
@@ -43,7 +43,7 @@ def opened_agent(config: "EvalConfig", instances: Sequence[Instance], output: Pa
     with ExitStack() as stack:
         if config.agent_class is not None:
             found = load_agent_class(config.agent_class)
-            yield _independent(config, instances, SpendingAccount(), config.agent_class, lambda _: found)
+            yield _independent(config, instances, console, SpendingAccount(), config.agent_class, lambda _: found)
         elif config.endpoint is not None:
             assert config.model is not None
             endpoint = Endpoint(
@@ -54,15 +54,15 @@ def opened_agent(config: "EvalConfig", instances: Sequence[Instance], output: Pa
                 temperature=config.agent.temperature,
             )
             account = SpendingAccount(output / SPENDING_FILE, max_cost=config.asking.max_cost)
-            act = _independent(config, instances, account, config.model, _asking(config, endpoint, instances))
+            act = _independent(config, instances, console, account, config.model, _asking(config, endpoint, instances))
             yield act
             used = account.spent
             said = f"used in all runs: {used.prompt_tokens} prompt and {used.completion_tokens} completion tokens"
-            Console().print(f"{said}, cost {used.cost:.4f}" if used.cost else said, markup=False)
+            console.print(f"{said}, cost {used.cost:.4f}" if used.cost else said, markup=False)
         else:
             policy, sampler = _open_model(config, output, stack)
             if config.scaffold == "multi-turn":
-                yield _in_rounds(config, instances, policy, sampler)
+                yield _in_rounds(config, instances, console, policy, sampler)
                 return
             assert config.model is not None
             model = stack.enter_context(
@@ -74,11 +74,15 @@ def opened_agent(config: "EvalConfig", instances: Sequence[Instance], output: Pa
                     temperature=config.agent.temperature,
                 )
             )
-            yield _independent(config, instances, SpendingAccount(), config.model, _asking(config, model, instances))
+            yield _independent(
+                config, instances, console, SpendingAccount(), config.model, _asking(config, model, instances)
+            )
 
 
-def _in_rounds(config: "EvalConfig", instances: Sequence[Instance], policy: "Policy", sampler: "Sampler") -> Act:
-    def act(folder: Path, number: int, console: Console) -> AgentOutcome:
+def _in_rounds(
+    config: "EvalConfig", instances: Sequence[Instance], console: Console, policy: "Policy", sampler: "Sampler"
+) -> Act:
+    def act(folder: Path, number: int) -> AgentOutcome:
         agent = Agent(
             sampler,
             policy.encode_prompt,
@@ -95,11 +99,12 @@ def _in_rounds(config: "EvalConfig", instances: Sequence[Instance], policy: "Pol
 def _independent(
     config: "EvalConfig",
     instances: Sequence[Instance],
+    console: Console,
     account: SpendingAccount,
     model_name: str,
     agent_of: Callable[[AgentConfig], Callable[[], InstanceAgent]],
 ) -> Act:
-    def act(folder: Path, number: int, console: Console) -> AgentOutcome:
+    def act(folder: Path, number: int) -> AgentOutcome:
         agent_config = _of_sample(config.agent, number)
         episodes = IndependentEpisodes(
             agent_of(agent_config),

@@ -168,10 +168,8 @@ def run_evaluation(
     with connect_engine() as engine:
         invalid: list[Mapping[str, str]] = [{} for _ in samples]
         if config.model is not None or config.agent_class is not None:
-            with opened_agent(config, instances, output) as act:
-                outcomes = [
-                    act(folder, number, console) for number, folder in enumerate(sample_folders(output, config.samples))
-                ]
+            with opened_agent(config, instances, output, console) as act:
+                outcomes = [act(folder, number) for number, folder in enumerate(sample_folders(output, config.samples))]
             samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
         summaries = []
         for folder, predictions, failed in zip(sample_folders(output, len(samples)), samples, invalid, strict=True):
@@ -233,7 +231,8 @@ def output_folder(config: EvalConfig) -> Path:
         return config.output
     whose = config.model or config.agent_class or config.predictions or config.control or "gold"
     which = config.split or config.instances
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{whose}-{Path(str(which)).stem}").strip("-.")
+    how = "" if config.scaffold == "multi-turn" else f"-{config.scaffold}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{whose}{how}-{Path(str(which)).stem}").strip("-.")
     return Path("runs") / f"eval-{name}"
 
 
