@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -17,11 +17,13 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from srl_swe.errors import ConfigError, EndpointError, EndpointRefusedError, EpisodeOverError, MissingExtraError
 from srl_swe.evaluation.chat_models import ChatAnswer
-from srl_swe.evaluation.spending import EpisodeBudget, Usage
+from srl_swe.evaluation.spending import Charge, EpisodeBudget, Usage
 from srl_swe.types import Message
 
 _BUSY = {408, 409, 425, 429}
 _REFUSED = {301, 302, 303, 307, 308, 401, 402, 403, 404, 405}
+_UNFINISHED = {"abort", "error"}
+"""What servers call an answer that they gave up themselves."""
 _CONTEXT = re.compile(r"context.{0,10}length|context window|maximum context|max_model_len|prompt is too long", re.I)
 _TEMPLATE_TOKENS = 64
 """More than any chat template adds to a message."""
@@ -139,7 +141,7 @@ class Endpoint:
         prompt_bytes = sum(len(message["content"].encode()) for message in body["messages"])
         most = self._usage(prompt_bytes + _TEMPLATE_TOKENS * (len(messages) + 1), self._max_completion_tokens)
         with budget.reserve(most) as charge:
-            status, headers, content = self._post(body, charge_nothing=lambda: setattr(charge, "usage", Usage()))
+            status, headers, content = self._post(body, charge)
             if status != 200:
                 charge.usage = Usage()
                 self._raise_for(status, headers, content)
@@ -149,9 +151,7 @@ class Endpoint:
                 charge.usage = self._usage(*used)
         return answer
 
-    def _post(
-        self, body: Mapping[str, Any], *, charge_nothing: Callable[[], object]
-    ) -> tuple[int, Mapping[str, str], bytes]:
+    def _post(self, body: Mapping[str, Any], charge: Charge) -> tuple[int, Mapping[str, str], bytes]:
         import httpx
 
         async def post() -> tuple[int, Mapping[str, str], bytes]:
@@ -172,10 +172,10 @@ class Endpoint:
         except TimeoutError as error:
             raise _RetryableError(f"{self._url}: no answer within {self._config.request_timeout_s:g} s") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            charge_nothing()
+            charge.usage = Usage()
             raise EndpointRefusedError(f"{self._url}: no address of an endpoint: {error}") from error
         except httpx.ConnectError as error:
-            charge_nothing()
+            charge.usage = Usage()
             raise _RetryableError(f"{self._url}: no connection: {error}") from error
         except httpx.RequestError as error:
             raise _RetryableError(f"{self._url}: {type(error).__name__}: {error}") from error
@@ -202,18 +202,22 @@ class Endpoint:
             choice = answer["choices"][0]
             message = choice["message"]
             text, thought = message.get("content") or "", message.get("reasoning_content") or message.get("reasoning")
-            cut_off = choice.get("finish_reason") == "length"
+            finish = choice.get("finish_reason")
+            if finish in _UNFINISHED:
+                raise ValueError(f"finish_reason is {finish!r}")
             usage = answer.get("usage")
             if not isinstance(text, str):
                 raise TypeError(f"content is a {type(text).__name__}")
-            used = None if not usage else (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+            used = (int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None
+            if used and min(used) < 0:
+                raise ValueError(f"usage is {used}")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             said = content[:200].decode(errors="replace")
             raise _RetryableError(f"{self._url}: expected a chat completion, found {said!r} ({error})") from error
         if isinstance(thought, str) and thought.strip() and "<think>" not in text:
             # Endpoints that take the thought out of the answer get it back into the form of our prompts.
             text = f"<think>\n{thought.strip()}\n</think>\n{text}"
-        return ChatAnswer(text=text, cut_off=cut_off), used
+        return ChatAnswer(text=text, cut_off=finish == "length"), used
 
     def _usage(self, prompt_tokens: int, completion_tokens: int) -> Usage:
         cost = (prompt_tokens * self._config.price_in + completion_tokens * self._config.price_out) / 1e6

@@ -76,8 +76,8 @@ def _edit(environment: ActingEnvironment, model: ChatModel, paths: Sequence[str]
         _end_malformed(environment, answer, error)
         raise
     # A file that was not shown may be edited all the same, as long as its lines are met.
-    paths_edited = {edit.path for edit in edits}
-    texts = {path: shown[path] if path in shown else _read(environment, path) for path in paths_edited}
+    edited = dict.fromkeys(edit.path for edit in edits)
+    texts = {path: shown[path] if path in shown else _read(environment, path) for path in edited}
     applied = apply_edits(edits, texts)
     if not applied.patch:
         return None

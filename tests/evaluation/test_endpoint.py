@@ -76,7 +76,17 @@ def test_retry_after_is_waited_for() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"<html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{"message": {"content": 3}}]}', b"\xff\xfe"],
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b'{"error": {"message": "overloaded"}}',
+        b'{"choices": []}',
+        b'{"choices": [{"message": {"content": 3}}]}',
+        b"\xff\xfe",
+        says("half", finish="abort").content,
+        says("x", usage=(-1, 5)).content,
+    ],
 )
 def test_garbage_is_the_endpoints_failure(content: bytes) -> None:
     budget = EpisodeBudget(SpendingAccount())
