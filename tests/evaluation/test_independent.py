@@ -122,15 +122,35 @@ def test_money_ends_an_evaluation_and_more_goes_on(
         asked = ["--instances", str(rows), "--endpoint", server.url, "--model", "served", "--output"]
         asked += [str(tmp_path / "out"), "--price-out", "1000000", "--max-completion-tokens", "50"]
         asked += ["--max-parallel", "1"]
-        run_eval([*asked, "--max-cost", "65"])
+        assert run_eval([*asked, "--max-cost", "65"]) == 1
         # Each may cost 50 and costs 10: two calls fit into 65, a third does not.
         outcomes = [each.outcome for each in read_record(tmp_path / "out").instances]
         assert sorted(outcomes) == ["not predicted", "unresolved", "unresolved"]
         assert "1 instances have no prediction: 20.0000 of the 65.0" in capsys.readouterr().out
         assert len(server.asked) == 2
-        run_eval([*asked, "--max-cost", "80"])
+        assert run_eval([*asked, "--max-cost", "80"]) == 0
         assert len(server.asked) == 3
         assert [each.outcome for each in read_record(tmp_path / "out").instances] == ["unresolved"] * 3
+
+
+def test_samples_of_a_model_have_seeds_of_their_own(
+    tmp_path: Path, tiny_engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The seeds of the first sample repair, those of the second do not."""
+    rows = write_rows(tmp_path / "rows.jsonl", told_apart(1))
+
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        repairs = body["seed"] < 1000 and FIX_COMMAND not in body["messages"][1]["content"]
+        return says(FIX if repairs else SUBMIT)
+
+    with chat_server(reply) as server:
+        asked = ["--instances", str(rows), "--endpoint", server.url, "--model", "served", "--seed", "7"]
+        asked += ["--samples", "2", "--temperature", "0.5", "--output", str(tmp_path / "out")]
+        assert run_eval(asked) == 0
+        assert [(body["seed"], body["temperature"]) for body in server.asked] == [(7, 0.5), (8, 0.5), (1_000_007, 0.5)]
+    shown = capsys.readouterr().out
+    assert "pass@1: 50.0 %" in shown
+    assert "pass@2: 100.0 %" in shown
 
 
 def test_a_refusing_endpoint_stops_at_once(tmp_path: Path, tiny_engine: Engine) -> None:

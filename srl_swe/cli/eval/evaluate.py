@@ -128,17 +128,24 @@ class EvalConfig:
             raise ConfigError(f"num_files must be at least 1, not {self.num_files}")
         if self.cached_tokens < 1:
             raise ConfigError(f"cached_tokens must be at least 1, not {self.cached_tokens}")
-        acts = self.model is not None or self.agent_class is not None
-        if self.samples < 1 or (self.samples > 1 and not (acts or self.predictions)):
+        if self.samples < 1 or (self.samples > 1 and not (self.acts or self.predictions)):
             raise ConfigError(f"samples = {self.samples}: must be at least 1, and more need --model or --predictions")
         if self.samples > 1 and self.model is not None and self.agent.temperature == 0:
             raise ConfigError(f"samples = {self.samples} of a greedy model are all the same: give a --temperature")
         if self.confirm < 1:
             raise ConfigError(f"confirm = {self.confirm}: must be at least 1, the number of gradings of each patch")
 
+    @property
+    def acts(self) -> bool:
+        """Whether an agent makes the predictions."""
+        return self.model is not None or self.agent_class is not None
+
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command; exit code 0 when every prediction has a valid verdict, else 1."""
+    """Run the command; exit code 0 when every prediction has a valid verdict, else 1; an agent's are to be complete.
+
+    Predictions from a file may be of a part of the instances.
+    """
     config = tyro.cli(EvalConfig, prog="srl-swe eval", args=list(arguments), config=(tyro.conf.AvoidSubcommands,))
     console = Console()
     task_set = load_split(config.split or str(config.instances))
@@ -148,6 +155,8 @@ def run(arguments: Sequence[str]) -> int:
     for line in _further_lines(config, instances, summaries):
         # Instance ids and names of tests come from outside.
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    if config.acts and any(summary.num_not_predicted for summary in summaries):
+        return 1
     return 0 if all(summary.complete for summary in summaries) else 1
 
 
@@ -167,7 +176,7 @@ def run_evaluation(
     ]
     with connect_engine() as engine:
         invalid: list[Mapping[str, str]] = [{} for _ in samples]
-        if config.model is not None or config.agent_class is not None:
+        if config.acts:
             with opened_agent(config, instances, output, console) as act:
                 outcomes = [act(folder, number) for number, folder in enumerate(sample_folders(output, config.samples))]
             samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
