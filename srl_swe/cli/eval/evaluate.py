@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -174,28 +175,33 @@ def run_evaluation(
     samples = [
         asked_for(predictions, instances, task_set, console) for predictions in _given_predictions(config, instances)
     ]
-    with connect_engine() as engine:
-        invalid: list[Mapping[str, str]] = [{} for _ in samples]
-        if config.acts:
-            with opened_agent(config, instances, output, console) as act:
+    invalid: list[Mapping[str, str]] = [{} for _ in samples]
+    with ExitStack() as acting:
+        act = acting.enter_context(opened_agent(config, instances, output, console)) if config.acts else None
+        with connect_engine() as engine:
+            if act is not None:
                 outcomes = [act(folder, number) for number, folder in enumerate(sample_folders(output, config.samples))]
-            samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
-        summaries = []
-        for folder, predictions, failed in zip(sample_folders(output, len(samples)), samples, invalid, strict=True):
-            evaluation = EvaluationConfig(
-                output=folder,
-                max_parallel=config.agent.max_parallel,
-                retry_invalid=config.retry_invalid,
-                regrade=config.regrade,
-                confirm=config.confirm,
-                split=config.split or Path(str(config.instances)).name,
-                choice=config.choice.described(),
-            )
-            summaries.append(
-                evaluate(instances, predictions, evaluation, engine=engine, invalid_episodes=failed, console=console)
-            )
-            write_pages(folder, console=console)
-        return summaries
+                samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
+                # Grading needs the memory more than the model does.
+                acting.close()
+            summaries = []
+            for folder, predictions, failed in zip(sample_folders(output, len(samples)), samples, invalid, strict=True):
+                evaluation = EvaluationConfig(
+                    output=folder,
+                    max_parallel=config.agent.max_parallel,
+                    retry_invalid=config.retry_invalid,
+                    regrade=config.regrade,
+                    confirm=config.confirm,
+                    split=config.split or Path(str(config.instances)).name,
+                    choice=config.choice.described(),
+                )
+                summaries.append(
+                    evaluate(
+                        instances, predictions, evaluation, engine=engine, invalid_episodes=failed, console=console
+                    )
+                )
+                write_pages(folder, console=console)
+            return summaries
 
 
 def _further_lines(config: EvalConfig, instances: Sequence[Instance], summaries: Sequence[Summary]) -> Iterator[str]:
