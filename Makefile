@@ -22,7 +22,7 @@ test: $(VENV)/.dev engine model check
 
 # vLLM narrows what else may be installed, and TRL would import it: it has a virtual environment of its own.
 test-vllm: $(VLLM_VENV)/.done
-	$(VLLM_VENV)/bin/python -m pytest $(wildcard tests/training/test_vllm_*.py)
+	$(VLLM_VENV)/bin/python -m pytest $(wildcard tests/*/test_vllm_*.py)
 
 vllm: $(VLLM_VENV)/.done
 

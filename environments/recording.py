@@ -19,21 +19,28 @@ ExitStatus = Literal[
     "submitted",
     "step_limit",
     "time_limit",
+    "token_limit",
+    "cost_limit",
     "malformed",
     "context",
+    "agent_error",
     "truncated",
     "closed",
     "reset",
     "container_error",
 ]
-"""Why an episode ended; "truncated" = at a limit that is not known, "closed" and "reset" = in the middle."""
+"""Why an episode ended; "truncated" = at a limit that is not known, "closed" and "reset" = in the middle,
+"agent_error" = by an error of the agent's own."""
 
 # What mini-swe-agent calls the same ends, for tools that read its files.
 _MINI_EXIT_STATUS: dict[ExitStatus, str] = {
     "submitted": "Submitted",
     "step_limit": "LimitsExceeded",
     "time_limit": "LimitsExceeded",
+    "token_limit": "LimitsExceeded",
+    "cost_limit": "LimitsExceeded",
     "malformed": "FormatError",
+    "agent_error": "AgentError",
     "context": "ContextWindowExceeded",
     "truncated": "LimitsExceeded",
     "closed": "UserInterruption",
@@ -64,7 +71,7 @@ class Ending:
     verdict: VerdictStatus | None = None
     """None = not graded."""
     error: str = ""
-    """The failure of the infrastructure that ended it."""
+    """The failure of the infrastructure, or the error of the agent, that ended it."""
 
 
 def trajectory_record(

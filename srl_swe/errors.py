@@ -53,6 +53,27 @@ class SamplerLostError(SamplerError):
     """The sampling engine's process or server is gone; the policy is whole, and another engine can go on."""
 
 
+class EndpointError(SrlSweError, RuntimeError):
+    """A model's endpoint failed, also after retries. Infrastructure: never a verdict; the next run tries again."""
+
+
+class EndpointRefusedError(SrlSweError, RuntimeError):
+    """An endpoint refuses every call (key, model or address): no episode can go on."""
+
+
+class SpendingLimitError(SrlSweError, RuntimeError):
+    """A call could cost more than is left of what a whole evaluation may cost; it was not made."""
+
+
+class EpisodeOverError(SrlSweError, RuntimeError):
+    """The episode has ended: submitted, or at a limit. Raised again by whatever an agent still tries."""
+
+    def __init__(self, exit_status: str, message: str) -> None:
+        """`exit_status` is one of `srl_swe.environments.recording.ExitStatus`."""
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class ContainerError(SrlSweError, RuntimeError):
     """Infrastructure failed: the engine, an image or a container. Never a reward, never a verdict."""
 

@@ -20,7 +20,7 @@ from srl_swe.environments.recording import ExitStatus
 from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MalformedCompletionError
 from srl_swe.evaluation.episodes import Episode, EpisodeResult, write_episode
-from srl_swe.evaluation.predictions import PREDICTIONS_FILE, resume_predictions
+from srl_swe.evaluation.predictions import earlier_predictions
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.files import sole_writer
 from srl_swe.pool import WorkPool, WorkTimeoutError
@@ -48,6 +48,9 @@ class AgentConfig:
     temperature: float = 0.0
     """0 = greedy, as the paper evaluates."""
     seed: int = 0
+    max_episode_tokens: int | None = None
+    """Prompt and completion tokens of an episode, all its calls together; a call that might exceed it is not made.
+    Behind an endpoint a prompt counts a token per byte until the endpoint says how many it had. None = no limit."""
     command_timeout_s: float = 60.0
     episode_limit_s: float = 3600.0
     """Wall-clock limit of an episode, from its start on; sampling and waiting for the others of a round count."""
@@ -62,6 +65,8 @@ class AgentConfig:
         for name in ("max_steps", "max_malformed", "max_completion_tokens", "infrastructure_attempts", "max_parallel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_episode_tokens is not None and self.max_episode_tokens < 1:
+            raise ConfigError(f"max_episode_tokens must be at least 1, not {self.max_episode_tokens}")
         for name in ("command_timeout_s", "episode_limit_s", "start_limit_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0 seconds, not {getattr(self, name)}")
@@ -118,7 +123,7 @@ class Agent:
             ConfigError: `output` holds predictions of another model.
         """
         with sole_writer(output):
-            earlier = self._earlier_predictions(instances, output)
+            earlier = earlier_predictions(output, instances, self._model_name)
             done = {prediction.instance_id for prediction in earlier}
             pending = [instance for instance in instances if instance.instance_id not in done]
             shown = console or Console(stderr=True)
@@ -133,17 +138,6 @@ class Agent:
                     raise
         made = tuple(result.prediction for result in rounds.results)
         return AgentOutcome(predictions=earlier + made, episodes=tuple(rounds.results), invalid=rounds.invalid)
-
-    def _earlier_predictions(self, instances: Sequence[Instance], output: Path) -> tuple[Prediction, ...]:
-        asked = {instance.instance_id for instance in instances}
-        earlier = resume_predictions(output / PREDICTIONS_FILE)
-        others = {prediction.model_name_or_path for prediction in earlier} - {self._model_name}
-        if others:
-            raise ConfigError(
-                f"{output} holds predictions of {', '.join(sorted(others))}, not of {self._model_name}; "
-                "give each model its own folder"
-            )
-        return tuple(prediction for prediction in earlier if prediction.instance_id in asked)
 
     def prompt_for(self, episode: Episode) -> list[int] | None:
         """Return the next prompt of an episode; None when it does not fit into the context."""
@@ -273,7 +267,9 @@ class _Rounds:
         for episode in self._active:
             episode.ending = self._limit_reached(episode)
             prompt = None if episode.ending else self._agent.prompt_for(episode)
-            if prompt is not None:
+            if prompt is not None and self._too_many_tokens(episode, len(prompt)):
+                episode.ending = "token_limit"
+            elif prompt is not None:
                 self._table.stage(episode.instance.instance_id, f"step {self._num_steps(episode)}: sampling")
                 prompts.append((episode, prompt))
                 continue
@@ -298,6 +294,11 @@ class _Rounds:
         if time.monotonic() - episode.started > self._config.episode_limit_s:
             return "time_limit"
         return None
+
+    def _too_many_tokens(self, episode: Episode, num_prompt_tokens: int) -> bool:
+        used = episode.num_prompt_tokens + episode.num_completion_tokens
+        most = used + num_prompt_tokens + self._config.max_completion_tokens
+        return self._config.max_episode_tokens is not None and most > self._config.max_episode_tokens
 
     def _act(self, commands: Sequence[tuple[Episode, str, Completion]]) -> None:
         for episode, _, _ in commands:

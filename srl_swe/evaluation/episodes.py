@@ -32,6 +32,10 @@ class EpisodeResult:
     num_prompt_tokens: int
     num_completion_tokens: int
     duration_s: float
+    cost: float = 0.0
+    """Of the model's calls, in the currency of the prices."""
+    error: str = ""
+    """The agent's own error that ended it; empty when there was none."""
 
     @property
     def prediction(self) -> Prediction:
@@ -57,6 +61,7 @@ class Episode:
     num_malformed_in_a_row: int = 0
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
+    cost: float = 0.0
     ending: ExitStatus | None = None
     """Why the agent ends it; the environment's own reasons are not known beforehand."""
 
@@ -72,7 +77,9 @@ class Episode:
         self.history.append(HistoryPair(action=step.action, observation=step.observation))
         self.num_malformed_in_a_row = 0
 
-    def finish(self, *, model: str, patch: str, exit_status: ExitStatus, patch_problem: str = "") -> EpisodeResult:
+    def finish(
+        self, *, model: str, patch: str, exit_status: ExitStatus, patch_problem: str = "", error: str = ""
+    ) -> EpisodeResult:
         """Return the finished record."""
         steps = tuple(turn.step for turn in self.turns if turn.step)
         instance_id = self.instance.instance_id
@@ -94,6 +101,8 @@ class Episode:
             num_prompt_tokens=self.num_prompt_tokens,
             num_completion_tokens=self.num_completion_tokens,
             duration_s=time.monotonic() - self.started,
+            cost=self.cost,
+            error=error,
         )
 
 
@@ -107,10 +116,17 @@ def write_episode(folder: Path, result: EpisodeResult, *, prompt: list[Message],
         prompt=prompt,
         turns=result.turns,
         ending=Ending(
-            exit_status=result.exit_status, patch=result.trajectory.patch, patch_problem=result.patch_problem
+            exit_status=result.exit_status,
+            patch=result.trajectory.patch,
+            patch_problem=result.patch_problem,
+            error=result.error,
         ),
         config=config,
-        model_stats={"prompt_tokens": result.num_prompt_tokens, "completion_tokens": result.num_completion_tokens},
+        model_stats={
+            "prompt_tokens": result.num_prompt_tokens,
+            "completion_tokens": result.num_completion_tokens,
+            "instance_cost": result.cost,
+        },
         duration_s=result.duration_s,
     )
     name = file_name(result.trajectory.instance_id)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from srl_swe.errors import DataError
+from srl_swe.errors import ConfigError, DataError
 from srl_swe.files import append_json_line, repair_last_line
 from srl_swe.types import Instance, Prediction
 
@@ -85,6 +85,23 @@ def resume_predictions(path: Path) -> tuple[Prediction, ...]:
     if not path.is_file() or path.stat().st_size == 0:
         return ()
     return read_predictions(path)
+
+
+def earlier_predictions(folder: Path, instances: Sequence[Instance], model_name: str) -> tuple[Prediction, ...]:
+    """Return what earlier runs of this model left in an output folder for these instances.
+
+    Raises:
+        ConfigError: the folder holds predictions of another model.
+    """
+    asked = {instance.instance_id for instance in instances}
+    earlier = resume_predictions(folder / PREDICTIONS_FILE)
+    others = {prediction.model_name_or_path for prediction in earlier} - {model_name}
+    if others:
+        raise ConfigError(
+            f"{folder} holds predictions of {', '.join(sorted(others))}, not of {model_name}; "
+            "give each model its own folder"
+        )
+    return tuple(prediction for prediction in earlier if prediction.instance_id in asked)
 
 
 def append_prediction(path: Path, prediction: Prediction) -> None:

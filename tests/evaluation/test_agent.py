@@ -16,7 +16,7 @@ from srl_swe.errors import ConfigError, SamplerError
 from srl_swe.evaluation.agent import Agent, AgentConfig, AgentOutcome
 from srl_swe.evaluation.predictions import read_predictions
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
-from srl_swe.prompts import write
+from srl_swe.prompts import render, write
 from srl_swe.types import Instance
 from tests.evaluation.conftest import own_containers
 from tests.evaluation.scripted import FIX, MAX_CONTEXT, SUBMIT, ScriptedSampler, encode, told_apart
@@ -99,6 +99,18 @@ def test_the_time_limit_ends_a_command_and_keeps_the_patch(tmp_path: Path, tiny_
     assert "+    return a + b" in result.trajectory.patch
 
 
+def test_a_call_that_could_exceed_the_token_limit_is_not_made(tmp_path: Path, tiny_engine: Engine) -> None:
+    instances = told_apart(1)
+    first = len(encode(render(instances[0].problem_statement, ())))
+    sampler = ScriptedSampler({instances[0].instance_id: [FIX, SUBMIT]})
+    # Room for the first call with its longest answer, and not for a second one like it.
+    outcome = act(sampler, instances, tmp_path, max_episode_tokens=2 * first + 100)
+    (result,) = outcome.episodes
+    assert (result.exit_status, len(sampler.prompts)) == ("token_limit", 1)
+    assert result.num_prompt_tokens == first
+    assert "+    return a + b" in result.trajectory.patch
+
+
 def test_a_lost_container_begins_the_episode_again(tmp_path: Path, tiny_engine: Engine) -> None:
     instances = told_apart(1)
     name = instances[0].instance_id
@@ -165,7 +177,7 @@ RUN = """\
 import sys, time
 from pathlib import Path
 from srl_swe.evaluation.agent import Agent, AgentConfig
-from srl_swe.prompts import write
+from srl_swe.prompts import render, write
 from tests.evaluation.scripted import FIX, MAX_CONTEXT, SUBMIT, ScriptedSampler, encode, told_apart
 
 instances = told_apart(4)

@@ -33,7 +33,7 @@ def test_wrong_numbers_of_samples(tmp_path: Path) -> None:
         read_samples(path, 2)
     with pytest.raises(DataError, match="say how many there are of each instance with --samples"):
         read_samples(path, 1)
-    with pytest.raises(ConfigError, match="samples = 2: must be at least 1, and more need --predictions"):
+    with pytest.raises(ConfigError, match="samples = 2: must be at least 1, and more need --model or --predictions"):
         EvalConfig(instances=Path("x.jsonl"), gold=True, samples=2)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,11 +10,13 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from srl_swe.cli.eval.acting import opened_agent
 from srl_swe.errors import ConfigError
-from srl_swe.evaluation.agent import Agent, AgentConfig
+from srl_swe.evaluation.agent import AgentConfig
 from srl_swe.evaluation.cheats import cheat_lines
 from srl_swe.evaluation.choice import Choice
 from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
+from srl_swe.evaluation.endpoint import EndpointConfig
 from srl_swe.evaluation.gold_failures import find_gold_failures, write_gold_failures
 from srl_swe.evaluation.predictions import read_samples
 from srl_swe.evaluation.progress import printable
@@ -30,13 +33,22 @@ from srl_swe.types import Instance, Prediction
 class EvalConfig:
     """Measure the resolve rate: a model acts on instances in containers, and its patches are graded by their tests.
 
-    Say which instances (--split or --instances) and whose patches (--model, --predictions, --gold or --control).
+    Say which instances (--split or --instances) and whose patches (--model, --agent, --predictions, --gold or
+    --control).
     Verdicts are on disk as they come; the same command goes on where it stopped, and a graded patch is never
     graded again.
 
     First on a new machine: srl-swe eval --instances FILE --gold
 
     Then a model: srl-swe eval --instances FILE --model FOLDER
+
+    A model behind an endpoint: srl-swe eval --split lite --endpoint http://localhost:8000/v1 --model NAME
+
+    Four samples and pass@k: srl-swe eval --instances FILE --model FOLDER --samples 4 --temperature 0.8
+
+    Edits instead of commands: srl-swe eval --instances FILE --model FOLDER --scaffold oracle-edit
+
+    A Python class: srl-swe eval --instances FILE --agent my_module:MyAgent
 
     Patches made elsewhere: srl-swe eval --instances FILE --predictions preds.jsonl
 
@@ -54,11 +66,23 @@ class EvalConfig:
     choice: Annotated[Choice, tyro.conf.arg(name="")] = field(default_factory=Choice)
 
     model: str | None = None
-    """Folder of the model that acts."""
+    """Folder of the model that acts, or its name at the endpoint."""
+    endpoint: str | None = None
+    """Address of an OpenAI-compatible endpoint that serves the model, for example http://localhost:8000/v1. What fails
+    there, also after retries, makes an instance invalid, never unresolved."""
+    scaffold: Literal["multi-turn", "oracle-edit", "agentless"] = "multi-turn"
+    """How the model is asked. multi-turn: one command after the other, as in training. oracle-edit: once; it is shown
+    the files that the gold patch touches and answers with edits. agentless: twice; it names files from the
+    repository's tree, then edits these."""
+    num_files: int = 3
+    """Files that the model may name, with --scaffold agentless."""
+    agent_class: Annotated[str | None, tyro.conf.arg(name="agent")] = None
+    """A Python class that acts, as module:Class; docs/evaluation.md says what it must have."""
     predictions: Path | None = None
     """File of predictions to grade (.jsonl, .json list, or .json object by instance id)."""
     samples: int = 1
-    """Predictions per instance in the file; each set of samples is graded in its own folder, and pass@k is printed."""
+    """Predictions per instance: in the file, or to be made by the model (which needs a --temperature above 0). Each set
+    of samples is graded in its own folder, and pass@k is printed."""
     gold: bool = False
     """Grade the gold patches: every instance must come out resolved. Those that do not are written to
     gold-failures.json with reasons, and as bare ids to gold-failures.txt, which --exclude-ids @FILE reads."""
@@ -73,6 +97,11 @@ class EvalConfig:
     """Grade everything again, whatever earlier runs found."""
     confirm: int = 1
     """Gradings of each patch. The first counts; the others show which verdicts and tests do not repeat (flaky)."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """What samples from a model's folder; vllm runs a vLLM engine on this machine, with all running episodes as a
+    batch, and needs the extra [vllm]."""
+    cached_tokens: int = 131_072
+    """Bound on the sampler's key-value cache, in tokens."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the acting model."""
     history: int | Literal["all"] | None = None
@@ -80,21 +109,44 @@ class EvalConfig:
     max_observation_chars: int | None = None
     """Longer observations lose their middle in prompts; default: as the model was trained, else 4000."""
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=AgentConfig)
+    asking: Annotated[EndpointConfig, tyro.conf.arg(name="")] = field(default_factory=EndpointConfig)
 
     def __post_init__(self) -> None:
         if (self.split is None) == (self.instances is None):
             raise ConfigError("say which instances: exactly one of --split and --instances")
-        whose = [self.model is not None, self.predictions is not None, self.gold, self.control is not None]
-        if sum(whose) != 1:
-            raise ConfigError("say whose patches: exactly one of --model, --predictions, --gold and --control")
-        if self.samples < 1 or (self.samples > 1 and self.predictions is None):
-            raise ConfigError(f"samples = {self.samples}: must be at least 1, and more need --predictions")
+        whose = [self.model, self.agent_class, self.predictions, self.gold or None, self.control]
+        if sum(each is not None for each in whose) != 1:
+            raise ConfigError("say whose patches: exactly one of --model, --agent, --predictions, --gold and --control")
+        if self.endpoint is not None and self.model is None:
+            raise ConfigError("endpoint: give the model's name there with --model")
+        if self.endpoint is not None and self.sampler != "transformers":
+            raise ConfigError("sampler: an endpoint samples by itself; leave --sampler or --endpoint out")
+        if self.scaffold != "multi-turn" and self.model is None:
+            raise ConfigError(f"scaffold = {self.scaffold} asks a model: give one with --model")
+        if self.endpoint is None and (self.asking.max_cost or self.asking.max_episode_cost):
+            raise ConfigError("max_cost and max_episode_cost are about the calls of an endpoint: give --endpoint")
+        if self.num_files < 1:
+            raise ConfigError(f"num_files must be at least 1, not {self.num_files}")
+        if self.cached_tokens < 1:
+            raise ConfigError(f"cached_tokens must be at least 1, not {self.cached_tokens}")
+        if self.samples < 1 or (self.samples > 1 and not (self.acts or self.predictions)):
+            raise ConfigError(f"samples = {self.samples}: must be at least 1, and more need --model or --predictions")
+        if self.samples > 1 and self.model is not None and self.agent.temperature == 0:
+            raise ConfigError(f"samples = {self.samples} of a greedy model are all the same: give a --temperature")
         if self.confirm < 1:
             raise ConfigError(f"confirm = {self.confirm}: must be at least 1, the number of gradings of each patch")
 
+    @property
+    def acts(self) -> bool:
+        """Whether an agent makes the predictions."""
+        return self.model is not None or self.agent_class is not None
+
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command; exit code 0 when every prediction has a valid verdict, else 1."""
+    """Run the command; exit code 0 when every prediction has a valid verdict, else 1; an agent's are to be complete.
+
+    Predictions from a file may be of a part of the instances.
+    """
     config = tyro.cli(EvalConfig, prog="srl-swe eval", args=list(arguments), config=(tyro.conf.AvoidSubcommands,))
     console = Console()
     task_set = load_split(config.split or str(config.instances))
@@ -104,6 +156,8 @@ def run(arguments: Sequence[str]) -> int:
     for line in _further_lines(config, instances, summaries):
         # Instance ids and names of tests come from outside.
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    if config.acts and any(summary.num_not_predicted for summary in summaries):
+        return 1
     return 0 if all(summary.complete for summary in summaries) else 1
 
 
@@ -117,32 +171,37 @@ def run_evaluation(
     from srl_swe.environments.connect import connect_engine
 
     output = output_folder(config)
-    invalid: Mapping[str, str] = {}
     # Files and options are read before the engine is asked: what is wrong with them is said at once.
     samples = [
         asked_for(predictions, instances, task_set, console) for predictions in _given_predictions(config, instances)
     ]
-    agent = _agent(config) if config.model is not None else None
-    with connect_engine() as engine:
-        if agent is not None:
-            outcome = agent.run(instances, output, console=console)
-            samples, invalid = [outcome.predictions], outcome.invalid
-        summaries = []
-        for folder, predictions in zip(sample_folders(output, len(samples)), samples, strict=True):
-            evaluation = EvaluationConfig(
-                output=folder,
-                max_parallel=config.agent.max_parallel,
-                retry_invalid=config.retry_invalid,
-                regrade=config.regrade,
-                confirm=config.confirm,
-                split=config.split or Path(str(config.instances)).name,
-                choice=config.choice.described(),
-            )
-            summaries.append(
-                evaluate(instances, predictions, evaluation, engine=engine, invalid_episodes=invalid, console=console)
-            )
-            write_pages(folder, console=console)
-        return summaries
+    invalid: list[Mapping[str, str]] = [{} for _ in samples]
+    with ExitStack() as acting:
+        act = acting.enter_context(opened_agent(config, instances, output, console)) if config.acts else None
+        with connect_engine() as engine:
+            if act is not None:
+                outcomes = [act(folder, number) for number, folder in enumerate(sample_folders(output, config.samples))]
+                samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
+                # Grading needs the memory more than the model does.
+                acting.close()
+            summaries = []
+            for folder, predictions, failed in zip(sample_folders(output, len(samples)), samples, invalid, strict=True):
+                evaluation = EvaluationConfig(
+                    output=folder,
+                    max_parallel=config.agent.max_parallel,
+                    retry_invalid=config.retry_invalid,
+                    regrade=config.regrade,
+                    confirm=config.confirm,
+                    split=config.split or Path(str(config.instances)).name,
+                    choice=config.choice.described(),
+                )
+                summaries.append(
+                    evaluate(
+                        instances, predictions, evaluation, engine=engine, invalid_episodes=failed, console=console
+                    )
+                )
+                write_pages(folder, console=console)
+            return summaries
 
 
 def _further_lines(config: EvalConfig, instances: Sequence[Instance], summaries: Sequence[Summary]) -> Iterator[str]:
@@ -185,9 +244,10 @@ def output_folder(config: EvalConfig) -> Path:
     """Return where the evaluation writes."""
     if config.output is not None:
         return config.output
-    whose = config.model or config.predictions or config.control or "gold"
+    whose = config.model or config.agent_class or config.predictions or config.control or "gold"
     which = config.split or config.instances
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{whose}-{Path(str(which)).stem}").strip("-.")
+    how = "" if config.scaffold == "multi-turn" else f"-{config.scaffold}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{whose}{how}-{Path(str(which)).stem}").strip("-.")
     return Path("runs") / f"eval-{name}"
 
 
@@ -199,27 +259,3 @@ def _given_predictions(config: EvalConfig, instances: Sequence[Instance]) -> lis
     if config.control is not None:
         return [(empty_predictions if config.control == "empty" else reversed_predictions)(instances)]
     return [()]
-
-
-def _agent(config: EvalConfig) -> Agent:
-    import torch
-
-    from srl_swe.software_engineering import trained_limits
-    from srl_swe.training.policy import Policy
-    from srl_swe.training.transformers_sampler import TransformersSampler
-
-    assert config.model is not None
-    limits = trained_limits(
-        Path(config.model), history=config.history, max_observation_chars=config.max_observation_chars
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = Policy.from_pretrained(config.model, compute_dtype=getattr(torch, config.dtype), device=device)
-    sampler = TransformersSampler(policy, cached_tokens=131_072, concurrent_rollouts=64)
-    return Agent(
-        sampler,
-        policy.encode_prompt,
-        max_context=policy.max_context,
-        model_name=config.model,
-        config=config.agent,
-        limits=limits,
-    )
