@@ -18,7 +18,7 @@ demo: $(VENV)/.run engine
 
 # Two workers: one for the tests that use a container engine, one for the others. One thread each for torch.
 test: $(VENV)/.dev engine model check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 # vLLM narrows what else may be installed, and TRL would import it: it has a virtual environment of its own.
 test-vllm: $(VLLM_VENV)/.done

@@ -2,7 +2,9 @@
 
 import os
 import signal
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,11 +25,20 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let one worker have all tests that use a container engine, one after the other: they share its images."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if item.get_closest_marker("docker") or any("engine" in name for name in fixtures):
-            item.add_marker(pytest.mark.xdist_group("engine"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one of several workers have all files that use a container engine: their tests share its images."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class EngineInOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "engine" if uses_engine(config.rootpath / file) else file
+
+    return EngineInOneWorker(config, log)
+
+
+@lru_cache
+def uses_engine(file: Path) -> bool:
+    """Say whether a file's tests are marked as using an engine; all of the environment's do, or share what is made."""
+    return "environments" in file.parts or "mark.docker" in file.read_text(encoding="utf-8")
