@@ -216,7 +216,7 @@ def _act(plan: Plan, data: SharedData, model: Path, folder: Path, console: Conso
         DataError: infrastructure failures left some without a verdict.
     """
     from srl_swe.cli.eval.evaluate import EvalConfig, run_evaluation
-    from srl_swe.evaluation.agent import AgentConfig
+    from srl_swe.evaluation.agent_config import AgentConfig
 
     path = folder / _RESOLVED
     found = _read_json(path)

@@ -22,7 +22,8 @@ from srl_swe.environments.connect import connect_engine
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.instances import load_instances
 from srl_swe.errors import ConfigError
-from srl_swe.evaluation.agent import Agent, AgentConfig
+from srl_swe.evaluation.agent import Agent
+from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.controls import gold_predictions
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.files import sole_writer

@@ -6,7 +6,7 @@ episodes (`independent`), the agents themselves.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol, get_args
@@ -14,7 +14,7 @@ from typing import Protocol, get_args
 from srl_swe.environments.recording import ExitStatus
 from srl_swe.environments.swe_env import SUBMIT, SWEEnv
 from srl_swe.errors import ContainerError, EpisodeOverError
-from srl_swe.evaluation.agent import AgentConfig
+from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.episodes import Episode
 from srl_swe.evaluation.spending import EpisodeBudget
 from srl_swe.pool import WorkTimeoutError
@@ -48,11 +48,20 @@ class InstanceAgent(Protocol):
 class ActingEnvironment:
     """An instance in a container of its own, with what may be known of it. Serves one thread at a time."""
 
-    def __init__(self, episode: Episode, environment: SWEEnv, config: AgentConfig, budget: EpisodeBudget) -> None:
-        """The environment must have been reset."""
+    def __init__(
+        self,
+        episode: Episode,
+        environment: SWEEnv,
+        config: AgentConfig,
+        budget: EpisodeBudget,
+        *,
+        say: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        """The environment must have been reset; `say` is told what is being done."""
         self._episode = episode
         self._environment = environment
         self._config = config
+        self._say = say
         self._busy = threading.Lock()
         self._over: EpisodeOverError | None = None
         self._final = ("", "")
@@ -132,6 +141,7 @@ class ActingEnvironment:
                 step = Step(thought=thought, action=SUBMIT, observation="", exit_code=None)
                 self._episode.add_step(completion or "", step)
                 self.end("submitted", "the episode was submitted")
+            self._say(f"step {self.num_steps}: running")
             # The environment itself would end the episode at the limit, with the patch as it is then.
             try:
                 observation, _, _, truncated, info = self._environment.step(command)
@@ -142,6 +152,7 @@ class ActingEnvironment:
             code = None if info["exit_code"] is None else int(info["exit_code"])
             step = Step(thought=thought, action=command, observation=observation, exit_code=code)
             self._episode.add_step(completion or "", step)
+            self._say(f"step {self.num_steps}: deciding")
             if truncated:
                 self._final = (info["patch"], info["patch_problem"])
                 self.end("time_limit", f"{self._config.episode_limit_s:g} s are over")

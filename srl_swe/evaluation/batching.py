@@ -1,27 +1,33 @@
-"""A sampler of this process as a chat model: the calls of all episodes that wait are one batch.
+"""A sampler of this process as a chat model: the calls of all running episodes are sampled side by side.
 
-For agents that ask on their own, side by side. Left out: the rounds of the multi-turn agent (`agent`), which batches
-by itself, and the engines.
+An engine that takes up completions while it samples others gets each call at once; any other sampler gets what waits as
+a batch. Left out: the engines, and what the calls are for.
 """
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from srl_swe.closing import Closing
-from srl_swe.errors import EpisodeOverError, SamplerError
+from srl_swe.errors import ConfigError, EpisodeOverError, SamplerError
 from srl_swe.evaluation.chat_models import ChatAnswer
 from srl_swe.evaluation.spending import EpisodeBudget, Usage
 from srl_swe.types import Message
 
 if TYPE_CHECKING:
-    from srl_swe.training.samplers import SampledCompletion, Sampler
+    from srl_swe.training.samplers import ContinuousSampler, SampledCompletion, Sampler
+
+_SHARE_WAITED = 0.1
+"""A batch waits for further calls at most for this share of the time that the one before took: calls that came a little
+late would otherwise be batches of their own for ever."""
+_CLOSED = "the model was closed while a call waited"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Call:
     prompt: list[int]
     seed: int
@@ -39,16 +45,29 @@ class BatchedModel(Closing):
         max_context: int,
         max_completion_tokens: int,
         temperature: float,
+        max_waiting: int,
     ) -> None:
-        """`max_context` in tokens, prompt and completion together."""
+        """`max_context` in tokens, prompt and completion together; at most `max_waiting` calls are made at once.
+
+        Raises:
+            ConfigError: completions leave no room for a prompt.
+        """
         self._sampler = sampler
         self._encode_prompt = encode_prompt
         self._encoding = threading.Lock()
         self._max_prompt_tokens = max_context - max_completion_tokens
         self._max_completion_tokens = max_completion_tokens
         self._temperature = temperature
+        self._max_waiting = max_waiting
+        if self._max_prompt_tokens < 1:
+            raise ConfigError(
+                f"max_completion_tokens = {max_completion_tokens} leaves no room for a prompt in the model's "
+                f"context of {max_context} tokens; lower it"
+            )
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
+        add = getattr(sampler, "add", None)
+        work = self._serve_batches if add is None else self._serve_continuously
+        self._thread = threading.Thread(target=work, name="batches", daemon=True)
         self._thread.start()
 
     def complete(self, messages: Sequence[Message], *, seed: int, budget: EpisodeBudget) -> ChatAnswer:
@@ -74,20 +93,14 @@ class BatchedModel(Closing):
         return ChatAnswer(text=sampled.text, cut_off=sampled.stop_reason == "length")
 
     def close(self) -> None:
-        """End the thread after the batch that it works on; calls that still wait fail."""
+        """End the thread after what it works on; calls that still wait fail."""
         self._calls.put(None)
         self._thread.join()
 
-    def _work(self) -> None:
-        while True:
-            batch = [self._calls.get()]
-            while not self._calls.empty():
-                batch.append(self._calls.get())
-            calls = [call for call in batch if call is not None]
-            if len(calls) < len(batch):
-                for call in calls:
-                    call.answer.set_exception(SamplerError("the model was closed while a call waited"))
-                return
+    def _serve_batches(self) -> None:
+        last_s = 0.0
+        while (calls := self._waiting(last_s)) is not None:
+            started = time.monotonic()
             try:
                 groups = self._sampler.sample(
                     [call.prompt for call in calls],
@@ -100,5 +113,54 @@ class BatchedModel(Closing):
                 for call in calls:
                     call.answer.set_exception(error)
                 continue
+            last_s = time.monotonic() - started
             for call, group in zip(calls, groups, strict=True):
                 call.answer.set_result(group[0])
+
+    def _waiting(self, last_s: float) -> list[_Call] | None:
+        """Return the calls that wait, at least one; None where the model was closed, after failing those."""
+        batch = [self._calls.get()]
+        until = time.monotonic() + _SHARE_WAITED * last_s
+        while len(batch) < self._max_waiting and batch[-1] is not None:
+            try:
+                batch.append(self._calls.get(timeout=max(0.0, until - time.monotonic())))
+            except queue.Empty:
+                break
+        if batch[-1] is not None:
+            return [call for call in batch if call is not None]
+        _fail([call for call in batch if call is not None], SamplerError(_CLOSED))
+        return None
+
+    def _serve_continuously(self) -> None:
+        sampler: ContinuousSampler = self._sampler  # type: ignore[assignment]
+        running: dict[str, _Call] = {}
+        while True:
+            try:
+                # Wait for a call only where there is nothing to go on with.
+                while not running or not self._calls.empty():
+                    call = self._calls.get()
+                    if call is None:
+                        _fail(list(running.values()), SamplerError(_CLOSED))
+                        return
+                    try:
+                        name = sampler.add(
+                            call.prompt,
+                            max_completion_tokens=self._max_completion_tokens,
+                            temperature=self._temperature,
+                            seed=call.seed,
+                        )
+                    except SamplerError as error:
+                        call.answer.set_exception(error)
+                        continue
+                    running[name] = call
+                for name, sampled in sampler.step():
+                    if name in running:
+                        running.pop(name).answer.set_result(sampled)
+            except Exception as error:  # noqa: BLE001 - those who asked raise it
+                _fail(list(running.values()), error)
+                running.clear()
+
+
+def _fail(calls: Sequence[_Call], error: Exception) -> None:
+    for call in calls:
+        call.answer.set_exception(error)

@@ -1,11 +1,8 @@
-"""A chat model in the multi-turn environment, with the prompts of training: what rounds do for a local model.
-
-Leaves out what is behind the model.
-"""
+"""A chat model in the multi-turn environment, with the prompts of training. Leaves out what is behind the model."""
 
 from srl_swe.errors import MalformedCompletionError
 from srl_swe.evaluation.acting import ActingEnvironment
-from srl_swe.evaluation.agent import AgentConfig
+from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.chat_models import ChatModel
 from srl_swe.prompts import PromptLimits, parse, render
 

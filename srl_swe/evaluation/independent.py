@@ -1,7 +1,7 @@
 """Episodes that go on independently of each other, a thread and a container each, whatever agent plays them.
 
-For agents whose model batches by itself (endpoints) or that have none. Left out: rounds over one sampler (`agent`),
-what an agent sees (`acting`), verdicts (`scheduler`).
+A slow command or a slow answer holds no other episode. Left out: who answers (`batching`, `endpoint`), what an agent
+sees (`acting`), verdicts (`scheduler`).
 """
 
 import logging
@@ -33,7 +33,7 @@ from srl_swe.errors import (
     SrlSweError,
 )
 from srl_swe.evaluation.acting import ActingEnvironment, InstanceAgent
-from srl_swe.evaluation.agent import AgentConfig, AgentOutcome
+from srl_swe.evaluation.agent_config import AgentConfig, AgentOutcome
 from srl_swe.evaluation.episodes import Episode, EpisodeResult, write_episode
 from srl_swe.evaluation.predictions import earlier_predictions
 from srl_swe.evaluation.progress import RunningTable
@@ -140,7 +140,12 @@ class IndependentEpisodes:
                 elif isinstance(outcome, SpendingLimitError):
                     self._no_money = outcome
                     table.finish(name, "no money", "")
-                elif isinstance(outcome, (EndpointRefusedError, EngineUnavailableError, SamplerError)):
+                elif isinstance(outcome, EngineUnavailableError):
+                    raise EngineUnavailableError(
+                        f"the container engine stopped answering: {outcome}. {len(results)} episodes of this run are "
+                        f"in {output}; start the engine and run the same command again to go on"
+                    ) from outcome
+                elif isinstance(outcome, (EndpointRefusedError, SamplerError)):
                     raise outcome
                 else:
                     reason = f"{type(outcome).__name__}: {outcome}"
@@ -190,18 +195,18 @@ class IndependentEpisodes:
                 raise ContainerError(f"{instance.instance_id}: the evaluation is being stopped")
             environment.reset(options={"instance_id": instance.instance_id})
             table.stage(instance.instance_id, "acting")
-            return self._act(instance, environment)
+            return self._act(instance, environment, lambda stage: table.stage(instance.instance_id, stage))
         finally:
             self._environments.discard(environment)
             _close(environment)
 
-    def _act(self, instance: Instance, environment: SWEEnv) -> _Played:
+    def _act(self, instance: Instance, environment: SWEEnv, say: Callable[[str], None]) -> _Played:
         # Starts the clock.
         episode = Episode(instance=instance, attempt=1)
         budget = EpisodeBudget(
             self._account, max_tokens=self._config.max_episode_tokens, max_cost=self._max_episode_cost
         )
-        acting = ActingEnvironment(episode, environment, self._config, budget)
+        acting = ActingEnvironment(episode, environment, self._config, budget, say=say)
         returned: list[object] = []
         self._open.add(acting)
         try:

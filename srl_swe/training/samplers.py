@@ -48,6 +48,24 @@ class Sampler(Protocol):
         """Sample from the policy as it is now."""
 
 
+class ContinuousSampler(Sampler, Protocol):
+    """Takes up completions while it samples others. Serves one thread."""
+
+    def add(self, prompt: Sequence[int], *, max_completion_tokens: int, temperature: float, seed: int) -> str:
+        """Begin a completion of the prompt and return its name.
+
+        Raises:
+            SamplerError: the engine refuses the prompt, or failed.
+        """
+
+    def step(self) -> list[tuple[str, SampledCompletion]]:
+        """Go on with what was begun, by about a token each; return what is complete now, with the names.
+
+        Raises:
+            SamplerError: the engine failed.
+        """
+
+
 def make_completion(ids: Sequence[int], logprobs: Sequence[float], policy: Policy) -> SampledCompletion:
     """Return the completion that these tokens are; it has ended where the last is a stop token."""
     return SampledCompletion(

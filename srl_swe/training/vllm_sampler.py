@@ -149,41 +149,55 @@ class VLLMSampler(Closing):
             SamplerError: the engine refuses a prompt.
             SamplerLostError: the engine is gone.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         num_drafts = 1 if temperature == 0 else num_rollouts
         drafts: list[list[SampledCompletion | None]] = [[None] * num_drafts for _ in prompts]
         waiting: dict[str, tuple[int, int]] = {}
         seeds = prompt_seeds(seed, len(prompts))
-        with _engine_errors("sampling"):
-            for place, prompt in enumerate(prompts):
-                for draft in range(num_drafts):
-                    params = SamplingParams(
-                        temperature=temperature,
-                        seed=mix_seed(seeds[place], draft),
-                        max_tokens=max_completion_tokens,
-                        stop_token_ids=sorted(self._policy.stop_ids),
-                        ignore_eos=True,
-                        logprobs=0,
-                        detokenize=False,
-                        output_kind=RequestOutputKind.FINAL_ONLY,
-                    )
-                    name = str(self._num_requests)
-                    self._num_requests += 1
-                    waiting[name] = (place, draft)
-                    add = partial(self._engine.add_request, name, {"prompt_token_ids": list(prompt)}, params)
-                    self._calls.run(add)
-            while waiting:
-                for output in self._calls.run(self._engine.step):
-                    # A call that ended by an error may have left requests behind.
-                    if output.request_id not in waiting:
-                        continue
-                    place, draft = waiting.pop(output.request_id)
-                    drafts[place][draft] = self._take(output)
-                    if on_prompt_done and None not in drafts[place]:
-                        on_prompt_done()
+        for place, prompt in enumerate(prompts):
+            for draft in range(num_drafts):
+                name = self.add(
+                    prompt,
+                    max_completion_tokens=max_completion_tokens,
+                    temperature=temperature,
+                    seed=mix_seed(seeds[place], draft),
+                )
+                waiting[name] = (place, draft)
+        while waiting:
+            for name, completion in self.step():
+                # A call that ended by an error may have left others behind.
+                if name not in waiting:
+                    continue
+                place, draft = waiting.pop(name)
+                drafts[place][draft] = completion
+                if on_prompt_done and None not in drafts[place]:
+                    on_prompt_done()
         return [[done for done in group if done] * (num_rollouts // num_drafts) for group in drafts]
+
+    def add(self, prompt: Sequence[int], *, max_completion_tokens: int, temperature: float, seed: int) -> str:
+        """Begin a completion, as in the protocol of continuous samplers."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=temperature,
+            seed=seed,
+            max_tokens=max_completion_tokens,
+            stop_token_ids=sorted(self._policy.stop_ids),
+            ignore_eos=True,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        name = str(self._num_requests)
+        self._num_requests += 1
+        with _engine_errors("sampling"):
+            self._calls.run(partial(self._engine.add_request, name, {"prompt_token_ids": list(prompt)}, params))
+        return name
+
+    def step(self) -> list[tuple[str, SampledCompletion]]:
+        """Go on with all that was begun, as in the protocol of continuous samplers."""
+        with _engine_errors("sampling"):
+            return [(output.request_id, self._take(output)) for output in self._calls.run(self._engine.step)]
 
     def close(self) -> None:
         """End the engine and its processes."""

@@ -13,7 +13,8 @@ import pytest
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL
 from srl_swe.errors import ConfigError, SamplerError
-from srl_swe.evaluation.agent import Agent, AgentConfig, AgentOutcome
+from srl_swe.evaluation.agent import Agent
+from srl_swe.evaluation.agent_config import AgentConfig, AgentOutcome
 from srl_swe.evaluation.predictions import read_predictions
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.prompts import render, write
@@ -42,8 +43,9 @@ def test_episodes_act_side_by_side_and_their_patches_resolve(tmp_path: Path, tin
     scripts = {instance.instance_id: [look] * number + [FIX, SUBMIT] for number, instance in enumerate(instances)}
     sampler = ScriptedSampler(scripts)
     outcome = act(sampler, instances, tmp_path)
-    assert [len(batch) for batch in sampler.prompts] == [3, 3, 2, 1]
-    assert "return a - b" in sampler.prompts[1][2]
+    prompts = [prompt for batch in sampler.prompts for prompt in batch]
+    assert len(prompts) == 2 + 3 + 4
+    assert any(instances[2].instance_id in prompt and "return a - b" in prompt for prompt in prompts)
     assert {result.exit_status for result in outcome.episodes} == {"submitted"}
     by_id = {result.trajectory.instance_id: result for result in outcome.episodes}
     steps = by_id[instances[2].instance_id].trajectory.steps
@@ -53,6 +55,17 @@ def test_episodes_act_side_by_side_and_their_patches_resolve(tmp_path: Path, tin
     summary = evaluate(instances, outcome.predictions, EvaluationConfig(output=tmp_path), engine=tiny_engine)
     assert summary.num_resolved == 3
     assert read_predictions(tmp_path / "predictions.jsonl") == outcome.predictions
+
+
+def test_a_slow_command_holds_no_other_episode(tmp_path: Path, tiny_engine: Engine) -> None:
+    slow, quick = (instance.instance_id for instance in told_apart(2))
+    scripts = {slow: [write("I wait.", "sleep 8"), SUBMIT], quick: [write("I look.", "ls")] * 5 + [SUBMIT]}
+    sampler = ScriptedSampler(scripts)
+    outcome = act(sampler, told_apart(2), tmp_path)
+    asked = [quick if quick in prompt else slow for batch in sampler.prompts for prompt in batch]
+    assert sorted(asked) == sorted([slow] * 2 + [quick] * 6)
+    assert asked[-1] == slow
+    assert [result.trajectory.instance_id for result in outcome.episodes] == [quick, slow]
 
 
 def test_every_end(tmp_path: Path, tiny_engine: Engine) -> None:
@@ -158,11 +171,12 @@ def test_a_sampler_that_fails_keeps_what_is_finished_and_leaves_no_container(
     quick, late = (instance.instance_id for instance in instances)
 
     def fail(batch: int) -> None:
-        if batch == 1:
+        if (tmp_path / "predictions.jsonl").exists():
             raise SamplerError("out of memory")
 
+    look = write("I look.", "sleep 0.2")
     with pytest.raises(SamplerError, match="out of memory"):
-        act(ScriptedSampler({quick: [SUBMIT], late: [FIX, SUBMIT]}, before_batch=fail), instances, tmp_path)
+        act(ScriptedSampler({quick: [SUBMIT], late: [look]}, before_batch=fail), instances, tmp_path)
     assert own_containers(tiny_engine) == set()
     assert [prediction.instance_id for prediction in read_predictions(tmp_path / "predictions.jsonl")] == [quick]
     sampler = ScriptedSampler({late: [FIX, SUBMIT]})
@@ -176,7 +190,8 @@ def test_a_sampler_that_fails_keeps_what_is_finished_and_leaves_no_container(
 RUN = """\
 import sys, time
 from pathlib import Path
-from srl_swe.evaluation.agent import Agent, AgentConfig
+from srl_swe.evaluation.agent import Agent
+from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.prompts import render, write
 from tests.evaluation.scripted import FIX, MAX_CONTEXT, SUBMIT, ScriptedSampler, encode, told_apart
 
@@ -242,9 +257,10 @@ def test_config_ranges(field: str, value: float) -> None:
         AgentConfig(**{field: value})  # type: ignore[arg-type]
 
 
-def test_no_room_for_a_prompt() -> None:
+def test_no_room_for_a_prompt(tmp_path: Path) -> None:
+    agent = Agent(ScriptedSampler({}), encode, max_context=1024, model_name="m", config=AgentConfig())
     with pytest.raises(ConfigError, match="leaves no room for a prompt"):
-        Agent(ScriptedSampler({}), encode, max_context=1024, model_name="m", config=AgentConfig())
+        agent.run((), tmp_path)
 
 
 @pytest.mark.model

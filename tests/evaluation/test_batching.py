@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from srl_swe.errors import EpisodeOverError, SamplerError
 from srl_swe.evaluation.batching import BatchedModel
 from srl_swe.evaluation.spending import EpisodeBudget, SpendingAccount, Usage
+from srl_swe.training.samplers import SampledCompletion
 from srl_swe.types import Message
 from tests.evaluation.scripted import ScriptedSampler, encode
 
@@ -18,8 +20,10 @@ def about(name: str) -> list[Message]:
     return [{"role": "user", "content": f"<issue>\n{name}\n</issue>"}]
 
 
-def batched(sampler: ScriptedSampler, *, max_context: int = 1000) -> BatchedModel:
-    return BatchedModel(sampler, encode, max_context=max_context, max_completion_tokens=100, temperature=0.0)
+def batched(sampler: Any, *, max_context: int = 1000) -> BatchedModel:
+    return BatchedModel(
+        sampler, encode, max_context=max_context, max_completion_tokens=100, temperature=0.0, max_waiting=8
+    )
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -85,3 +89,61 @@ def test_a_failing_engine_fails_those_who_asked_and_the_end_those_who_wait() -> 
             with pytest.raises(SamplerError, match=why):
                 call.result(10)
         closing.result(10)
+
+
+class ByteByByte:
+    """Completes every call a byte a step; takes up further ones in between."""
+
+    def __init__(self, scripts: Mapping[str, str]) -> None:
+        self._scripts = scripts
+        self._running: dict[str, tuple[str, int]] = {}
+        self.most_at_once = 0
+        self.may_go_on = threading.Event()
+
+    def add(self, prompt: Sequence[int], *, max_completion_tokens: int, temperature: float, seed: int) -> str:
+        name = bytes(prompt).decode().split("\n")[1]
+        if name not in self._scripts:
+            raise SamplerError(f"{name} is refused")
+        self._running[name] = (self._scripts[name], 0)
+        self.most_at_once = max(self.most_at_once, len(self._running))
+        return name
+
+    def step(self) -> list[tuple[str, SampledCompletion]]:
+        if not self.may_go_on.is_set():
+            time.sleep(0.005)
+            return []
+        self._running = {name: (text, length + 1) for name, (text, length) in self._running.items()}
+        complete = {name: text for name, (text, length) in self._running.items() if length == len(text)}
+        for name in complete:
+            del self._running[name]
+        if "fatal" in self._running:
+            raise SamplerError("out of memory")
+        return [(name, completion(text)) for name, text in complete.items()]
+
+
+def completion(text: str) -> SampledCompletion:
+    ids = tuple(text.encode())
+    return SampledCompletion(ids=ids, logprobs=(0.0,) * len(ids), text=text, stop_reason="stop")
+
+
+def test_an_engine_that_takes_up_calls_gets_each_at_once() -> None:
+    sampler = ByteByByte({"long": "l" * 50_000, "short": "s", "fatal": "ff"})
+    finished: list[str] = []
+    with batched(sampler) as model, ThreadPoolExecutor(3) as threads:
+
+        def ask(name: str) -> str:
+            text = model.complete(about(name), seed=0, budget=EpisodeBudget(SpendingAccount())).text
+            finished.append(name)
+            return text
+
+        long = threads.submit(ask, "long")
+        wait_for(lambda: sampler.most_at_once == 1)
+        short, refused = threads.submit(ask, "short"), threads.submit(ask, "unknown")
+        with pytest.raises(SamplerError, match="unknown is refused"):
+            refused.result(10)
+        wait_for(lambda: sampler.most_at_once == 2)
+        sampler.may_go_on.set()
+        assert (short.result(10), long.result(10)) == ("s", "l" * 50_000)
+        assert finished == ["short", "long"]
+        with pytest.raises(SamplerError, match="out of memory"):
+            ask("fatal")

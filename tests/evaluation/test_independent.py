@@ -13,7 +13,7 @@ from srl_swe.cli.eval.evaluate import EvalConfig
 from srl_swe.environments.engine import Engine
 from srl_swe.errors import ConfigError, EndpointRefusedError
 from srl_swe.evaluation.acting import ActingEnvironment
-from srl_swe.evaluation.agent import AgentConfig, AgentOutcome
+from srl_swe.evaluation.agent_config import AgentConfig, AgentOutcome
 from srl_swe.evaluation.independent import IndependentEpisodes
 from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.spending import SpendingAccount

@@ -12,9 +12,11 @@ from docker.client import DockerClient
 
 from srl_swe.environments.docker_engine import DockerEngine
 from srl_swe.errors import EngineUnavailableError
-from srl_swe.evaluation.agent import Agent, AgentConfig
+from srl_swe.evaluation.agent import Agent
+from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.controls import gold_predictions
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
+from srl_swe.prompts import write
 from tests.evaluation.conftest import own_containers, slow, tiny_instances
 from tests.evaluation.scripted import FIX, MAX_CONTEXT, SUBMIT, ScriptedSampler, encode, told_apart
 
@@ -100,19 +102,24 @@ def test_the_agent_stops_and_goes_on_later(
     tmp_path: Path, tiny_engine: DockerEngine, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instances = told_apart(2)
-    scripts = {
-        instances[0].instance_id: [SUBMIT],
-        instances[1].instance_id: [FIX, FIX, SUBMIT],
-    }
-    sampler = ScriptedSampler(scripts, before_batch=lambda batch: relay.cut() if batch == 1 else None)
-    config = AgentConfig(max_completion_tokens=100, command_timeout_s=10.0)
-    agent = Agent(sampler, encode, max_context=MAX_CONTEXT, model_name="scripted", config=config)
+    quick, late = (instance.instance_id for instance in instances)
+
+    def cut_when_one_is_done(batch: int) -> None:
+        if (tmp_path / "predictions.jsonl").exists():
+            relay.cut()
+
+    def agent_of(sampler: ScriptedSampler) -> Agent:
+        config = AgentConfig(max_completion_tokens=100, command_timeout_s=10.0)
+        return Agent(sampler, encode, max_context=MAX_CONTEXT, model_name="scripted", config=config)
+
+    scripts = {quick: [SUBMIT], late: [write("I look.", "sleep 0.2")]}
+    agent = agent_of(ScriptedSampler(scripts, before_batch=cut_when_one_is_done))
     with monkeypatch.context() as patched:
         patched.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{relay.port}")
         with pytest.raises(EngineUnavailableError, match="start the engine and run the same command again"):
             agent.run(instances, tmp_path)
     for container in own_containers(tiny_engine):
         tiny_engine.remove(container)
-    outcome = agent.run(instances, tmp_path)
+    outcome = agent_of(ScriptedSampler({late: [FIX, SUBMIT]})).run(instances, tmp_path)
     assert len(outcome.predictions) == 2
     assert len(outcome.episodes) == 1

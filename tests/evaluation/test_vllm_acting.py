@@ -8,7 +8,7 @@ from rich.console import Console
 from srl_swe.cli.eval.acting import opened_agent
 from srl_swe.cli.eval.evaluate import EvalConfig
 from srl_swe.environments.engine import Engine
-from srl_swe.evaluation.agent import AgentConfig
+from srl_swe.evaluation.agent_config import AgentConfig
 from tests.evaluation.conftest import own_containers
 from tests.evaluation.scripted import told_apart
 

@@ -120,6 +120,22 @@ def test_progress_is_told_per_prompt(policy: Policy, engine: VLLMSampler) -> Non
     assert len(done) == len(PROMPTS)
 
 
+def test_a_later_completion_overtakes_a_longer_one(policy: Policy, engine: VLLMSampler) -> None:
+    policy.stop_ids = frozenset()
+    engine.update_weights(policy)
+    options = {"temperature": 0.0, "seed": 0}
+    long = engine.add(PROMPTS[0], max_completion_tokens=40, **options)
+    assert engine.step() == []
+    short = engine.add(PROMPTS[1], max_completion_tokens=3, **options)
+    done: dict[str, SampledCompletion] = {}
+    while len(done) < 2:
+        done.update(engine.step())
+    assert list(done) == [short, long]
+    for name, prompt, count in ((long, PROMPTS[0], 40), (short, PROMPTS[1], 3)):
+        [[alone]] = engine.sample([prompt], num_rollouts=1, max_completion_tokens=count, **options)
+        assert done[name].ids == alone.ids
+
+
 def test_another_vocabulary_is_refused(policy: Policy, engine: VLLMSampler) -> None:
     other = Policy(make_model(vocab_size=40, head_width=HEAD_WIDTH), make_tokenizer(), source="other")
     with pytest.raises(SamplerError, match="vocabulary of 40 tokens, the sampling engine one of 32"):

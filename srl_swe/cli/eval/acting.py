@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from srl_swe.evaluation.acting import InstanceAgent
-from srl_swe.evaluation.agent import Agent, AgentConfig, AgentOutcome
 from srl_swe.evaluation.agent_class import load_agent_class
+from srl_swe.evaluation.agent_config import AgentConfig, AgentOutcome
 from srl_swe.evaluation.batching import BatchedModel
 from srl_swe.evaluation.chat_agent import ChatAgent
 from srl_swe.evaluation.chat_models import ChatModel
@@ -61,9 +61,6 @@ def opened_agent(config: "EvalConfig", instances: Sequence[Instance], output: Pa
             console.print(f"{said}, cost {used.cost:.4f}" if used.cost else said, markup=False)
         else:
             policy, sampler = _open_model(config, output, stack)
-            if config.scaffold == "multi-turn":
-                yield _in_rounds(config, instances, console, policy, sampler)
-                return
             assert config.model is not None
             model = stack.enter_context(
                 BatchedModel(
@@ -72,28 +69,12 @@ def opened_agent(config: "EvalConfig", instances: Sequence[Instance], output: Pa
                     max_context=_max_context(config, policy),
                     max_completion_tokens=config.agent.max_completion_tokens,
                     temperature=config.agent.temperature,
+                    max_waiting=config.agent.max_parallel,
                 )
             )
             yield _independent(
                 config, instances, console, SpendingAccount(), config.model, _asking(config, model, instances)
             )
-
-
-def _in_rounds(
-    config: "EvalConfig", instances: Sequence[Instance], console: Console, policy: "Policy", sampler: "Sampler"
-) -> Act:
-    def act(folder: Path, number: int) -> AgentOutcome:
-        agent = Agent(
-            sampler,
-            policy.encode_prompt,
-            max_context=_max_context(config, policy),
-            model_name=str(config.model),
-            config=_of_sample(config.agent, number),
-            limits=_limits(config),
-        )
-        return agent.run(instances, folder, console=console)
-
-    return act
 
 
 def _independent(
@@ -104,6 +85,10 @@ def _independent(
     model_name: str,
     agent_of: Callable[[AgentConfig], Callable[[], InstanceAgent]],
 ) -> Act:
+    described: dict[str, Any] = {"class": config.agent_class}
+    if config.model is not None:
+        described = {"scaffold": config.scaffold, "limits": asdict(_limits(config))}
+
     def act(folder: Path, number: int) -> AgentOutcome:
         agent_config = _of_sample(config.agent, number)
         episodes = IndependentEpisodes(
@@ -112,7 +97,7 @@ def _independent(
             config=agent_config,
             account=account,
             max_episode_cost=config.asking.max_episode_cost,
-            described={"scaffold": config.scaffold} if config.model else {"class": config.agent_class},
+            described=described,
         )
         return episodes.run(instances, folder, console=console)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from srl_swe.cli.eval.acting import opened_agent
 from srl_swe.errors import ConfigError
-from srl_swe.evaluation.agent import AgentConfig
+from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.cheats import cheat_lines
 from srl_swe.evaluation.choice import Choice
 from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
