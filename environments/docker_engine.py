@@ -87,14 +87,15 @@ class DockerEngine(Closing):
                 self.gaps += (f"{what} is not limited (the engine's cgroups lack it)",)
 
     @classmethod
-    def from_environment(cls, *, timeout_s: float = 60) -> Self:
-        """Connect to the engine that DOCKER_HOST names, or the local one.
+    def from_environment(cls, *, timeout_s: float = 60, address: str | None = None) -> Self:
+        """Connect to the engine at `address`, else to the one that DOCKER_HOST names, else to the local one.
 
         Raises:
             EngineUnavailableError: no engine answers; the message says what to do.
         """
-        with engine_errors("cannot connect to a container engine"):
-            client = DockerClient.from_env(timeout=timeout_s)
+        variables = None if address is None else {**os.environ, "DOCKER_HOST": address}
+        with engine_errors(f"cannot connect to a container engine{f' at {address}' if address else ''}"):
+            client = DockerClient.from_env(timeout=timeout_s, environment=variables)
         try:
             return cls(client)
         except BaseException:
