@@ -26,6 +26,7 @@ _NO_ENGINE = (
     "podman.socket` and DOCKER_HOST=unix://$XDG_RUNTIME_DIR/podman/podman.sock); without either, "
     "SRL_SWE_ENGINE=embedded. `srl-swe doctor` looks closer."
 )
+_CLOSED_TIMEOUT_S = 10
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -103,8 +104,10 @@ class DockerEngine(Closing):
             raise
 
     def close(self) -> None:
-        """Close the connections; containers keep running."""
+        """Close the connections; containers keep running. What is asked afterwards does not wait long for an answer."""
         self.client.close()
+        # The end of the process removes what is left, also where a machine does not answer any more.
+        self.client.api.timeout = min(self.client.api.timeout or _CLOSED_TIMEOUT_S, _CLOSED_TIMEOUT_S)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A connection is shared, never copied: `gym.make` copies its arguments."""

@@ -29,17 +29,21 @@ class NodeGrader:
 
     def __init__(self) -> None:
         """Do nothing yet: what goes wrong is to be an answer."""
-        self._opened: Any = None
+        self._place: Any = None
+        self._aftermath: Any = None
 
     def open(self) -> bytes:
         """Connect to the engine, which removes what dead processes left there; say what is here."""
 
         def connect() -> Mapping[str, Any]:
+            from srl_swe.environments.aftermath import Aftermath
             from srl_swe.environments.connect import connect_engine
             from srl_swe.evaluation.places import EnginePlace
 
             engine = connect_engine()
-            self._opened = EnginePlace(engine.name, engine, close_engine=True)
+            self._place = EnginePlace(engine.name, engine, close_engine=True)
+            # Who asked may be killed, and this process with it.
+            self._aftermath = Aftermath()
             return {"engine": engine.name, "harness": harness_version(), "host": platform.node(), "pid": os.getpid()}
 
         return _answer(connect)
@@ -48,7 +52,7 @@ class NodeGrader:
         """Grade a patch (UTF-8 with surrogates); the result is a verdict."""
         return _answer(
             lambda: asdict(
-                self._opened.judge(
+                self._place.judge(
                     _INSTANCE.validate_python(json.loads(instance)),
                     patch.decode("utf-8", "surrogatepass"),
                     lambda stage: None,
@@ -58,11 +62,11 @@ class NodeGrader:
 
     def find_images(self, names: bytes) -> bytes:
         """Look for images by name; the result has the ids of those that are here."""
-        return _answer(lambda: self._opened.find_images(json.loads(names)))
+        return _answer(lambda: self._place.find_images(json.loads(names)))
 
     def check_alive(self) -> bytes:
         """Ask the engine whether it is there."""
-        return _answer(lambda: self._opened.check_alive())
+        return _answer(lambda: self._place.check_alive())
 
     def stop(self) -> bytes:
         """Remove what runs, and start nothing more in this process."""
@@ -71,6 +75,8 @@ class NodeGrader:
             from srl_swe.environments.container import open_containers
 
             open_containers.end_all()
+            if self._aftermath is not None:
+                self._aftermath.close()
 
         return _answer(stop)
 

@@ -55,13 +55,12 @@ class RayNodes(Closing):
             EngineUnavailableError: no cluster answers.
             ConfigError: the address is not one of a cluster's.
         """
-        self._ray = _import_ray()
+        self._ray = _import_ray(local=config.address is None)
         self._config = config
         self._tried: dict[str, float] = {}
         options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
         if config.address is None:
-            # Bound to this address Ray listens on no other interface.
-            options |= {"address": "local", "_node_ip_address": _LOOPBACK, "include_dashboard": False, "num_cpus": 1}
+            options |= {"address": "local", "include_dashboard": False, "num_cpus": 1}
         elif "://" in config.address:
             raise ConfigError(
                 f"the address of the cluster is {config.address!r}; expected HOST:PORT or auto. Ray's client "
@@ -77,6 +76,9 @@ class RayNodes(Closing):
                 "it with `ray start --head`, and `ray start --address=HOST:PORT` on this machine as well, by the same "
                 "Ray and Python"
             ) from error
+        if config.address is None and any(node["NodeManagerAddress"] != _LOOPBACK for node in self._nodes()):
+            self._ray.shutdown()
+            raise ConfigError("Ray was imported before this, and would listen beyond this machine: give --ray-address")
 
     def open_places(self, not_wanted: Collection[str] = ()) -> list[Place]:
         """Begin on the nodes that are alive and not named in `not_wanted`; those that fail are tried again later.
@@ -205,8 +207,11 @@ class _RayNode:
         return EngineUnavailableError(f"{self.name} is gone: {said}")
 
 
-def _import_ray() -> ModuleType:
+def _import_ray(*, local: bool) -> ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if local:
+        # Read at the import: Ray then uses the loopback interface alone, as it does by itself on macOS.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError as error:
