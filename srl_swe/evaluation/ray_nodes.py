@@ -212,6 +212,8 @@ def _import_ray(*, local: bool) -> ModuleType:
     if local:
         # Read at the import: Ray then uses the loopback interface alone, as it does by itself on macOS.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # As is Ray's default, which it would tell about; others on this machine get nothing from it.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError as error:
