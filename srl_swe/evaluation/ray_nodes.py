@@ -7,6 +7,7 @@ Ray starts one `NodeGrader` per node and carries questions and answers, which ar
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from srl_swe.evaluation.results import harness_version
 from srl_swe.types import Instance, Verdict
 
 _LOOPBACK = "127.0.0.1"
+_CONNECT_LIMIT_S = 15.0
 _OPEN_LIMIT_S = 180.0
 _ANSWER_LIMIT_S = 60.0
 _STOP_LIMIT_S = 12.0
@@ -69,12 +71,13 @@ class RayNodes(Closing):
         else:
             options["address"] = config.address
         try:
+            _require_listener(config.address)
             self._ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError, AssertionError) as error:
             raise EngineUnavailableError(
                 f"no Ray cluster answers at {config.address or 'this machine'}: {str(error)[:_MAX_SAID_CHARS]}. Start "
                 "it with `ray start --head`, and `ray start --address=HOST:PORT` on this machine as well, by the same "
-                "Ray and Python"
+                "Ray and Python and with the same token (RAY_AUTH_MODE=token where there is one)"
             ) from error
         if config.address is None and any(node["NodeManagerAddress"] != _LOOPBACK for node in self._nodes()):
             self._ray.shutdown()
@@ -205,6 +208,13 @@ class _RayNode:
         if isinstance(error, self._ray.exceptions.RayTaskError):
             return ContainerError(f"{self.name}: the grader failed: {said}")
         return EngineUnavailableError(f"{self.name} is gone: {said}")
+
+
+def _require_listener(address: str | None) -> None:
+    """Raise OSError where nothing listens at HOST:PORT; Ray itself takes minutes to say so."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_LIMIT_S).close()
 
 
 def _import_ray(*, local: bool) -> ModuleType:

@@ -46,7 +46,8 @@ def opened_fleet(options: FleetOptions, *, max_parallel: int) -> Iterator[Fleet]
         config = RayConfig(address=options.ray_address, resource=options.ray_resource, max_parallel=max_parallel)
         with RayNodes(config) as nodes, Fleet(nodes.open_places(), find_more=nodes.open_places) as fleet:
             if not fleet.places:
-                raise EngineUnavailableError("no node of the Ray cluster can grade; the reasons are above")
+                which = f" that has the resource {options.ray_resource}" if options.ray_resource else ""
+                raise EngineUnavailableError(f"no node of the Ray cluster{which} can grade; warnings above say why")
             yield fleet
         return
     if options.engines is not None:
@@ -56,7 +57,7 @@ def opened_fleet(options: FleetOptions, *, max_parallel: int) -> Iterator[Fleet]
         engines = EngineList(addresses)
         with Fleet(engines.open_places(), find_more=engines.open_places) as fleet:
             if not fleet.places:
-                raise EngineUnavailableError(f"none of the engines {options.engines} answers; the reasons are above")
+                raise EngineUnavailableError(f"none of the engines {options.engines} answers; warnings above say why")
             yield fleet
         return
     from srl_swe.environments.connect import connect_engine
