@@ -17,11 +17,17 @@ if sys.stdin.buffer.read(1):
     sys.exit()
 from srl_swe.environments.connect import connect_engine
 from srl_swe.environments.leases import collect_garbage
-with connect_engine(collect=False) as engine:
-    # Files are closed a moment before a process counts as gone, and an engine may be about to start a container.
-    for _ in range(10):
-        collect_garbage(engine)
-        time.sleep(0.5)
+from srl_swe.errors import ContainerError
+for _ in range(60):
+    try:
+        with connect_engine(collect=False) as engine:
+            # Files are closed a moment before a process counts as gone; an engine may be about to start a container.
+            for _ in range(10):
+                collect_garbage(engine)
+                time.sleep(0.5)
+        break
+    except ContainerError:  # an engine that was killed as well may come back
+        time.sleep(10)
 """
 """Its input ends without a byte when the process at the other end of the pipe is killed."""
 

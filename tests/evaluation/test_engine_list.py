@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from srl_swe.evaluation.controls import gold_predictions
 from srl_swe.evaluation.engine_list import EngineList
 from srl_swe.evaluation.fleet import Fleet
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_on
-from tests.evaluation.conftest import own_containers, slow, tiny_instances
+from tests.evaluation.conftest import TINY_IMAGE, own_containers, slow, tiny_instances
 from tests.evaluation.relays import Relay
 
 SOCKET = Path("/var/run/docker.sock")
@@ -60,6 +61,24 @@ def relays(tiny_engine: Engine) -> Iterator[tuple[Relay, Relay]]:
     pair = Relay(str(SOCKET)), Relay(str(SOCKET))
     yield pair
     for relay in pair:
+        relay.cut()
+
+
+@pytest.mark.docker
+def test_an_engine_that_comes_back_is_found(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    engines = EngineList([address])
+    assert engines.open_places() == []
+    relay = Relay(str(SOCKET), port=port)
+    try:
+        monkeypatch.setattr(engine_list, "_AGAIN_S", 0.0)
+        assert engines.open_places([address]) == []
+        (place,) = engines.open_places()
+        assert place.find_images([TINY_IMAGE, "no/such:1"]).keys() == {TINY_IMAGE}
+        place.close()
+    finally:
         relay.cut()
 
 
