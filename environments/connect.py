@@ -1,6 +1,7 @@
 """Which container engine serves this process. Left out: what an engine can do (`engine.py`)."""
 
 import os
+import re
 import threading
 
 from srl_swe.environments.engine import Engine
@@ -34,6 +35,47 @@ def connect_engine(*, timeout_s: float = 60, collect: bool = True) -> Engine:
         engine.close()
         raise
     return engine
+
+
+def connect_engine_at(address: str, *, timeout_s: float = 60) -> Engine:
+    """Connect to the engine at an address and remove what dead processes of this machine left there.
+
+    unix:///SOCKET, tcp://HOST:PORT (with TLS where DOCKER_TLS_VERIFY and DOCKER_CERT_PATH say so),
+    ssh://[USER@]HOST[:PORT][/SOCKET], or "embedded" for the engine of this machine without a daemon.
+
+    Raises:
+        EngineUnavailableError: no engine answers there.
+        ConfigError: that is no address.
+    """
+    check_address(address)
+    engine = _open_at(address, timeout_s)
+    try:
+        collect_garbage(engine)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def check_address(address: str) -> None:
+    """Raise ConfigError where an address is not one that `connect_engine_at` takes."""
+    if not re.fullmatch(r"embedded|unix:///\S+|tcp://[^\s/]+:\d+|ssh://[^\s/-][^\s/]*(/\S+)?", address):
+        raise ConfigError(
+            f"{address!r} is no address of an engine; expected unix:///SOCKET, tcp://HOST:PORT, "
+            "ssh://[USER@]HOST[:PORT][/SOCKET] or embedded"
+        )
+
+
+def _open_at(address: str, timeout_s: float) -> Engine:
+    if address == "embedded":
+        return _open("embedded", timeout_s)
+    if address.startswith("ssh://"):
+        from srl_swe.environments.ssh_engine import SshEngine
+
+        return SshEngine.connect(address, timeout_s=timeout_s)
+    from srl_swe.environments.docker_engine import DockerEngine
+
+    return DockerEngine.from_environment(timeout_s=timeout_s, address=address)
 
 
 def _forget_the_parents() -> None:

@@ -26,6 +26,7 @@ _NO_ENGINE = (
     "podman.socket` and DOCKER_HOST=unix://$XDG_RUNTIME_DIR/podman/podman.sock); without either, "
     "SRL_SWE_ENGINE=embedded. `srl-swe doctor` looks closer."
 )
+_CLOSED_TIMEOUT_S = 10
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -87,14 +88,15 @@ class DockerEngine(Closing):
                 self.gaps += (f"{what} is not limited (the engine's cgroups lack it)",)
 
     @classmethod
-    def from_environment(cls, *, timeout_s: float = 60) -> Self:
-        """Connect to the engine that DOCKER_HOST names, or the local one.
+    def from_environment(cls, *, timeout_s: float = 60, address: str | None = None) -> Self:
+        """Connect to the engine at `address`, else to the one that DOCKER_HOST names, else to the local one.
 
         Raises:
             EngineUnavailableError: no engine answers; the message says what to do.
         """
-        with engine_errors("cannot connect to a container engine"):
-            client = DockerClient.from_env(timeout=timeout_s)
+        variables = None if address is None else {**os.environ, "DOCKER_HOST": address}
+        with engine_errors(f"cannot connect to a container engine{f' at {address}' if address else ''}"):
+            client = DockerClient.from_env(timeout=timeout_s, environment=variables)
         try:
             return cls(client)
         except BaseException:
@@ -102,8 +104,10 @@ class DockerEngine(Closing):
             raise
 
     def close(self) -> None:
-        """Close the connections; containers keep running."""
+        """Close the connections; containers keep running. What is asked afterwards does not wait long for an answer."""
         self.client.close()
+        # The end of the process removes what is left, also where a machine does not answer any more.
+        self.client.api.timeout = min(self.client.api.timeout or _CLOSED_TIMEOUT_S, _CLOSED_TIMEOUT_S)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A connection is shared, never copied: `gym.make` copies its arguments."""

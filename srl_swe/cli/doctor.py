@@ -186,6 +186,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _base_image,
     _extra("train", "torch", "transformers", "accelerate", "safetensors", "difflib-fast", "numba", needed=True),
     _extra("eval", "swebench", "pyarrow", needed=True),
+    _extra("fleet", "ray", needed=False),
     _vllm,
     _gpu,
     _model,

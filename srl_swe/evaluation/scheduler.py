@@ -1,6 +1,6 @@
 """Grades predictions: many instances at once, every verdict on disk as it comes, resumable at any moment.
 
-How one patch is judged is left to `srl_swe.environments.grading`, the figures to `report`.
+How one patch is judged is left to `srl_swe.environments.grading`, where to `dispatch`, the figures to `report`.
 """
 
 import logging
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, MissingExtraError, SrlSweError
 from srl_swe.evaluation.cheats import find_cheats
+from srl_swe.evaluation.dispatch import Dispatch, Job
+from srl_swe.evaluation.fleet import Fleet
+from srl_swe.evaluation.places import EnginePlace, Judge, Place
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.evaluation.record import EvaluationRecord, outcomes, write_record
@@ -32,10 +34,6 @@ RESULTS_FOLDER = "results"
 
 logger = logging.getLogger(__name__)
 
-Job = tuple[Instance, Prediction]
-Judge = Callable[[Instance, str, Callable[[str], None]], Verdict]
-"""(instance, patch, say what is being done) -> verdict. Raises ContainerError where infrastructure fails."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
@@ -44,7 +42,7 @@ class EvaluationConfig:
     output: Path
     """Folder of results/, report.json and summary.json; given again, the evaluation goes on where it stopped."""
     max_parallel: int = 2
-    """Instances graded at once."""
+    """Instances graded at once, at each engine."""
     image_limit_s: float = 3600.0
     """Longest that one instance's image may take to be built or pulled."""
     grace_s: float = 300.0
@@ -88,48 +86,8 @@ def evaluate(
         EngineUnavailableError: the engine stopped answering; what was graded until then is kept.
         KeyboardInterrupt: after the running containers were removed and the reports written.
     """
-    others = _own_containers(engine)
-    return evaluate_with(
-        instances,
-        predictions,
-        config,
-        judge=container_judge(engine),
-        check_alive=lambda: engine.list_containers(LABEL),
-        stop_running=lambda: [engine.remove(container) for container in _own_containers(engine) - others],
-        image_digest=lambda instance: _image_digest(engine, instance),
-        invalid_episodes=invalid_episodes,
-        console=console,
-    )
-
-
-def container_judge(engine: "Engine") -> Judge:
-    """Return the judge that makes sure of the image and grades in a fresh container."""
-    from srl_swe.environments.grading import grade
-    from srl_swe.environments.images import ensure_image
-
-    def judge(instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
-        say("image")
-        ensure_image(engine, instance.environment)
-        say("tests")
-        return grade(engine, instance, patch)
-
-    return judge
-
-
-def _image_digest(engine: "Engine", instance: Instance) -> str | None:
-    """Return what the instance's image is made of: its name says it where we build it, else the engine's id of it."""
-    if instance.environment.recipe is not None:
-        return instance.environment.image
-    try:
-        image = engine.find_image(instance.environment.image)
-    except ContainerError:
-        return None  # an engine that does not answer is found out when it has to grade
-    return image.id if image else None
-
-
-def _own_containers(engine: "Engine") -> set[str]:
-    mine = owner_labels().items()
-    return {container.id for container in engine.list_containers(LABEL) if mine <= container.labels.items()}
+    with Fleet([EnginePlace(engine.name, engine)]) as fleet:
+        return evaluate_on(fleet, instances, predictions, config, invalid_episodes=invalid_episodes, console=console)
 
 
 def evaluate_with(
@@ -140,20 +98,57 @@ def evaluate_with(
     judge: Judge,
     check_alive: Callable[[], object],
     stop_running: Callable[[], object],
-    image_digest: Callable[[Instance], str | None] = lambda instance: None,
     invalid_episodes: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> Summary:
     """Do what `evaluate` does with any judge.
 
     `check_alive` raises ContainerError when nothing can be graded any more; `stop_running` makes running
-    judges fail soon and leaves no container behind; `image_digest` says what an instance's image is now.
+    judges fail soon and leaves no container behind.
     """
+    with Fleet([_JudgePlace(judge, check_alive, stop_running)]) as fleet:
+        return evaluate_on(fleet, instances, predictions, config, invalid_episodes=invalid_episodes, console=console)
+
+
+class _JudgePlace:
+    """A place of any judge; of images it knows nothing."""
+
+    name = "judge"
+
+    def __init__(self, judge: Judge, check_alive: Callable[[], object], stop_running: Callable[[], object]) -> None:
+        self.judge = judge
+        self._check_alive = check_alive
+        self._stop_running = stop_running
+
+    def find_images(self, names: Sequence[str]) -> Mapping[str, str]:
+        return {}
+
+    def check_alive(self) -> None:
+        self._check_alive()
+
+    def stop_running(self) -> None:
+        self._stop_running()
+
+    def close(self) -> None:
+        pass
+
+
+def evaluate_on(
+    fleet: Fleet,
+    instances: Sequence[Instance],
+    predictions: Sequence[Prediction],
+    config: EvaluationConfig,
+    *,
+    invalid_episodes: Mapping[str, str] | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Do what `evaluate` does at the places of a fleet, which stays open. Verdicts are stored here alone."""
     check_known(predictions, instances)
     started = time.monotonic()
     with sole_writer(config.output):
+        fleet.prepare(instances)
         stores = [
-            VerdictStore(config.output / RESULTS_FOLDER, number=number, image_digest=image_digest)
+            VerdictStore(config.output / RESULTS_FOLDER, number=number, image_digest=fleet.image_digest)
             for number in range(1, config.confirm + 1)
         ]
         rounds = [
@@ -170,11 +165,11 @@ def evaluate_with(
                     title=title,
                     config=config,
                     store=store,
-                    judge=judge,
+                    fleet=fleet,
                     verdicts=found,
                     console=console or Console(stderr=True),
                 )
-                run.grade(jobs, check_alive=check_alive, stop_running=stop_running)
+                run.grade(jobs)
         finally:
             summary = _write_outcomes(
                 instances,
@@ -233,31 +228,36 @@ class _Run:
     title: str
     config: EvaluationConfig
     store: VerdictStore
-    judge: Judge
+    fleet: Fleet
     verdicts: dict[str, Verdict]
     console: Console
 
-    def grade(
-        self, jobs: Sequence[Job], *, check_alive: Callable[[], object], stop_running: Callable[[], object]
-    ) -> None:
-        """Grade the jobs; on a lost engine or Ctrl-C stop what runs, say how to go on, and raise."""
-        pool = WorkPool(self.config.max_parallel)
+    def grade(self, jobs: Sequence[Job]) -> None:
+        """Grade the jobs; when no engine is left or on Ctrl-C stop what runs, say how to go on, and raise."""
         num_earlier = len(self.verdicts)
         table = RunningTable(
             self.title, num_total=num_earlier + len(jobs), num_earlier=num_earlier, console=self.console
         )
         try:
             with table:
-                outcomes = pool.run(jobs, lambda job: self._judge(job, table), limit_s=self._limit_s)
-                for (instance, prediction), outcome in outcomes:
-                    verdict = _as_verdict(instance, outcome)
-                    self._record(instance, prediction, verdict, table)
-                    if verdict.status == "invalid":
-                        check_alive()
+                for instance, prediction in jobs:
+                    if not prediction.model_patch:
+                        # Not run, as the official harness does; it would cost an image and fail its tests.
+                        verdict = Verdict(instance_id=instance.instance_id, status="unresolved", reason="empty patch")
+                        self._record(instance, prediction, verdict, table)
+                dispatch = Dispatch(
+                    self.fleet,
+                    [job for job in jobs if job[1].model_patch],
+                    lambda place, job: self._judge(place, job, table),
+                    max_parallel=self.config.max_parallel,
+                    limit_s=self._limit_s,
+                )
+                for (instance, prediction), outcome in dispatch.outcomes():
+                    self._record(instance, prediction, _as_verdict(instance, outcome), table)
         except BaseException as error:
             # Whatever ends the run early (Ctrl-C, a lost engine, a full disk), no container may outlive it.
             self.console.print("stopping: removing the running containers", markup=False)
-            stop_running_safely(stop_running, pool)
+            stop_running_safely(self.fleet.stop_running, self.fleet.pool)
             self.console.print(f"stopped with {len(self.verdicts)} verdicts; {self._how_to_resume()}", markup=False)
             if isinstance(error, ContainerError):
                 raise EngineUnavailableError(
@@ -266,14 +266,17 @@ class _Run:
                 ) from error
             raise
 
-    def _judge(self, job: Job, table: RunningTable) -> Verdict:
+    def _judge(self, place: Place, job: Job, table: RunningTable) -> Verdict:
         instance, prediction = job
         started = time.monotonic()
-        table.stage(instance.instance_id, "starting")
-        if not prediction.model_patch:
-            # Not run, as the official harness does; it would cost an image and fail its tests.
-            return Verdict(instance_id=instance.instance_id, status="unresolved", reason="empty patch")
-        verdict = self.judge(instance, prediction.model_patch, lambda stage: table.stage(instance.instance_id, stage))
+        where = f" at {place.name}" if self.fleet.num_ever > 1 else ""
+
+        def say(stage: str) -> None:
+            if place in self.fleet.places:  # what is left behind at a lost one has no more to say
+                table.stage(instance.instance_id, stage + where)
+
+        say("starting")
+        verdict = place.judge(instance, prediction.model_patch, say)
         return verdict if verdict.duration_s else replace(verdict, duration_s=time.monotonic() - started)
 
     def _record(self, instance: Instance, prediction: Prediction, verdict: Verdict, table: RunningTable) -> None:

@@ -1,7 +1,5 @@
 """The engine goes away in the middle: a relay stands between it and the run, and is cut."""
 
-import contextlib
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,43 +16,10 @@ from srl_swe.evaluation.controls import gold_predictions
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.prompts import write
 from tests.evaluation.conftest import own_containers, slow, tiny_instances
+from tests.evaluation.relays import Relay
 from tests.evaluation.scripted import FIX, MAX_CONTEXT, SUBMIT, ScriptedSampler, encode, told_apart
 
 pytestmark = pytest.mark.docker
-
-
-class Relay:
-    """Carries bytes between a local port and the engine's socket until it is cut."""
-
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets: list[socket.socket] = [self._listener]
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        for one in self._sockets:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(self._target)
-                self._sockets += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
-
-    @staticmethod
-    def _carry(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,10 @@ def test_whatever_ends_a_run_stops_what_runs(tmp_path: Path, error: type[BaseExc
     stopped: list[bool] = []
 
     def check_alive() -> None:
-        raise error
+        if error is KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+        else:
+            (tmp_path / "results" / "i-3").write_text("in the way")
 
     output = io.StringIO()
     with pytest.raises(error):

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from srl_swe.cli.eval.acting import opened_agent
+from srl_swe.cli.eval.fleet import FleetOptions, opened_fleet
 from srl_swe.errors import ConfigError
 from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.cheats import cheat_lines
@@ -24,7 +25,7 @@ from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.report import Summary, summary_table
 from srl_swe.evaluation.report_pages import write_pages
 from srl_swe.evaluation.samples import sample_folders, sample_lines
-from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
+from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_on
 from srl_swe.evaluation.splits import load_split
 from srl_swe.types import Instance, Prediction
 
@@ -53,6 +54,8 @@ class EvalConfig:
     Patches made elsewhere: srl-swe eval --instances FILE --predictions preds.jsonl
 
     A part of a set: srl-swe eval --split verified --repo django/django --shuffle 0 --slice 0:50 --gold
+
+    On several machines: srl-swe eval --instances FILE --gold --engines ssh://a,ssh://b (docs/fleet.md)
 
     With a finished evaluation: srl-swe eval report FOLDER (its pages again), srl-swe eval compare FOLDER FOLDER
     (McNemar's test), srl-swe eval submit-kit FOLDER (for the leaderboard); each has its own --help.
@@ -110,6 +113,7 @@ class EvalConfig:
     """Longer observations lose their middle in prompts; default: as the model was trained, else 4000."""
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=AgentConfig)
     asking: Annotated[EndpointConfig, tyro.conf.arg(name="")] = field(default_factory=EndpointConfig)
+    fleet: Annotated[FleetOptions, tyro.conf.arg(name="")] = field(default_factory=FleetOptions)
 
     def __post_init__(self) -> None:
         if (self.split is None) == (self.instances is None):
@@ -168,8 +172,6 @@ def run_evaluation(
 
     `instances` are the chosen ones of `task_set`: predictions for the others are left out, which is said.
     """
-    from srl_swe.environments.connect import connect_engine
-
     output = output_folder(config)
     # Files and options are read before the engine is asked: what is wrong with them is said at once.
     samples = [
@@ -178,7 +180,7 @@ def run_evaluation(
     invalid: list[Mapping[str, str]] = [{} for _ in samples]
     with ExitStack() as acting:
         act = acting.enter_context(opened_agent(config, instances, output, console)) if config.acts else None
-        with connect_engine() as engine:
+        with opened_fleet(config.fleet, max_parallel=config.agent.max_parallel) as fleet:
             if act is not None:
                 outcomes = [act(folder, number) for number, folder in enumerate(sample_folders(output, config.samples))]
                 samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
@@ -196,9 +198,7 @@ def run_evaluation(
                     choice=config.choice.described(),
                 )
                 summaries.append(
-                    evaluate(
-                        instances, predictions, evaluation, engine=engine, invalid_episodes=failed, console=console
-                    )
+                    evaluate_on(fleet, instances, predictions, evaluation, invalid_episodes=failed, console=console)
                 )
                 write_pages(folder, console=console)
             return summaries

@@ -1,0 +1,83 @@
+"""`srl-swe eval` with several engines: its options, and Ray on this machine until Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from srl_swe.cli.eval.fleet import FleetOptions, opened_fleet
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.leases import LABEL
+from srl_swe.errors import ConfigError, EngineUnavailableError
+from tests.evaluation.conftest import slow, tiny_instances, write_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"executor": "ray", "engines": "tcp://a:1"}, "each node has its own engine"),
+        ({"ray_address": "auto"}, "give --executor ray"),
+        ({"ray_resource": "engine"}, "give --executor ray"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, str], what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        FleetOptions(**options)  # type: ignore[arg-type]
+
+
+def test_no_engine_at_all_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    options = FleetOptions(engines="tcp://127.0.0.1:9,tcp://127.0.0.1:10")
+    with pytest.raises(EngineUnavailableError, match="none of the engines"), opened_fleet(options, max_parallel=1):
+        pass
+    assert caplog.text.count("does not take part") == 2
+
+
+def start(rows: Path, folder: Path, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "srl_swe.cli.main", "eval", "--gold", "--instances", str(rows)]
+    return subprocess.Popen(
+        [*command, "--output", str(folder), *options],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.docker
+def test_ray_here_until_ctrl_c_then_engines_by_address(tmp_path: Path, tiny_engine: Engine) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [slow(instance, 3) for instance in tiny_instances(4)])
+    run = start(rows, tmp_path / "out", "--executor", "ray", "--max-parallel", "2")
+    try:
+        deadline = time.monotonic() + 100
+        while not list((tmp_path / "out" / "results").glob("*/*.json")):
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        family = {each.pid for each in psutil.Process(run.pid).children(recursive=True)}
+        sockets = [each for each in psutil.net_connections("inet") if each.pid in family and each.status == "LISTEN"]
+        addresses = {each.laddr.ip.removeprefix("::ffff:") for each in sockets}
+        assert addresses <= {"127.0.0.1", "::1"}
+        assert addresses, "Ray listens on nothing, so this shows nothing"
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+        assert run.returncode == 130
+        assert "the same command goes on" in said
+        left = [row for row in tiny_engine.list_containers(LABEL) if row.labels["srl_swe.pid"] in map(str, family)]
+        assert left == []
+        assert not any(psutil.pid_exists(pid) for pid in family)
+    finally:
+        run.kill()
+        run.communicate()
+    again = start(rows, tmp_path / "out", "--engines", "unix:///var/run/docker.sock")
+    out, said = again.communicate(timeout=100)
+    assert again.returncode == 0, said
+    assert "4/4" in out
+    assert "0 of them done before" not in said
