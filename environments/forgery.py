@@ -6,7 +6,14 @@ which `grading.py` sees to; so an honest verdict stays the official one.
 
 import re
 
-from srl_swe.environments.official_rules import END_MARKER, START_MARKER, is_failure, kept_tests, parse_log
+from srl_swe.environments.official_rules import (
+    END_MARKER,
+    START_MARKER,
+    is_failure,
+    kept_tests,
+    parse_log,
+    parse_outcomes,
+)
 from srl_swe.environments.outcome_channel import RunnerRecords, runs_pytest
 from srl_swe.types import CommandResult, Instance
 
@@ -31,9 +38,8 @@ def find_signs(
 def unconfirmed_tests(instance: Instance, test_status: dict[str, str], records: RunnerRecords) -> list[str]:
     """Return the required tests whose outcome in the log the test runner did not report. Junk of a parser, which is
     no test's id, is left out."""
-    said = "\n".join(f"{status} {test}" for test, status in records.outcomes)
-    confirmed = kept_tests(instance, parse_log(instance, said))
-    return sorted(test for test in kept_tests(instance, test_status) - confirmed if "::" in test)
+    unconfirmed = kept_tests(instance, test_status) - kept_tests(instance, parse_outcomes(instance, records.outcomes))
+    return sorted(test for test in unconfirmed if "::" in test or instance.tests.expected)
 
 
 def _changed_files(records: RunnerRecords) -> list[str]:

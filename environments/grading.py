@@ -199,12 +199,13 @@ def _run_tests(container: Container, timeout_s: float, channel: OutputBuffer) ->
 
 
 def _watched(instance: Instance) -> list[str]:
-    """Return the files that hold tests, which nothing may change while they run: those of the required tests' ids and
-    those that a SWE-bench script takes from the base commit."""
+    """Return the files that hold tests, which nothing may change while they run: those of the required tests' ids,
+    those that a SWE-bench script takes from the base commit, and what is brought from outside of the work tree."""
     ids = (*instance.tests.fail_to_pass, *instance.tests.pass_to_pass)
     paths = {test.split("::", 1)[0] for test in ids if "::" in test}
     for names in re.findall(r"^git checkout [0-9a-f]{7,40} (.+)$", instance.tests.script, flags=re.MULTILINE):
         paths.update(names.split())
+    paths.update(path for path in instance.tests.restore_paths if posixpath.isabs(path))
     return sorted(posixpath.join(instance.environment.workdir, path) for path in paths)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from srl_swe.types import SdistRecipe
+from srl_swe.types import DerivedRecipe, SdistRecipe
 
 BASE_IMAGE = "srl-swe/base:bookworm"
 """Made by docker/make-base-image."""
@@ -27,6 +27,11 @@ def instance_image_name(recipe: SdistRecipe, workdir: str) -> str:
     """Return the name of the image that an agent starts from, the same on every machine."""
     scripts = build_script("build-package") + build_script("build-instance")
     return f"srl-swe/instance:{_digest(asdict(recipe), workdir, scripts)}"
+
+
+def derived_image_name(recipe: DerivedRecipe, workdir: str) -> str:
+    """Return the name of the image that an agent starts from, the same on every machine."""
+    return f"srl-swe/derived:{_digest(asdict(recipe), workdir, build_script('build-derived'))}"
 
 
 def _digest(fields: Mapping[str, Any], workdir: str, text: str) -> str:

@@ -28,7 +28,9 @@ _PREPARATIONS = {
 }
 """Words of `docker/begin-tests`, and the signs that they are."""
 _MARKER_LINE = r"^[ \t]*(?::|echo)[ \t].*{}.*$"
-_RUNS_PYTEST = re.compile(r"^(?!\s*#).*(?<![\w./-])(?:\S*/)?(?:pytest|py\.test)(?![\w/-])(?!\.\w)", re.MULTILINE)
+_RUNS_PYTEST = re.compile(
+    r"^(?!\s*#).*(?<![\w./-])(?:\S*/)?(?:pytest|py\.test|run_tests\.sh)(?![\w/-])(?!\.\w)", re.MULTILINE
+)
 _OWN_WAY = re.compile(r"\b(?:PYTHONPATH|PYTEST_ADDOPTS)=|\btox\b|\benv -i\b|\bpython\S* -[A-Za-z]*[IE]")
 
 

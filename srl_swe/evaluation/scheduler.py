@@ -23,7 +23,7 @@ from srl_swe.evaluation.results import VerdictStore, harness_version
 from srl_swe.evaluation.stability import how_often, worth_confirming
 from srl_swe.files import sole_writer
 from srl_swe.pool import WorkPool
-from srl_swe.types import Instance, Prediction, Verdict
+from srl_swe.types import Instance, Prediction, SdistRecipe, Verdict
 
 if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
@@ -117,11 +117,13 @@ def container_judge(engine: "Engine") -> Judge:
 
 
 def _image_digest(engine: "Engine", instance: Instance) -> str | None:
-    """Return what the instance's image is made of: its name says it where we build it, else the engine's id of it."""
-    if instance.environment.recipe is not None:
+    """Return what the instance's image is made of: its name says it where we build all of it, else the engine's id of
+    what was published."""
+    recipe = instance.environment.recipe
+    if isinstance(recipe, SdistRecipe):
         return instance.environment.image
     try:
-        image = engine.find_image(instance.environment.image)
+        image = engine.find_image(instance.environment.image if recipe is None else recipe.parent)
     except ContainerError:
         return None  # an engine that does not answer is found out when it has to grade
     return image.id if image else None
