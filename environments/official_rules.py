@@ -22,6 +22,14 @@ START_MARKER = ">>>>> Start Test Output"
 END_MARKER = ">>>>> End Test Output"
 """swebench 5.0.2 `harness.constants`: what an evaluation script prints around the tests."""
 
+_UNITTEST_WORDS = {
+    "PASSED": "ok",
+    "FAILED": "FAIL",
+    "ERROR": "ERROR",
+    "SKIPPED": "skipped ''",
+    "XFAIL": "expected failure",
+    "XPASS": "unexpected success",
+}
 _import_lock = threading.Lock()
 
 
@@ -112,10 +120,13 @@ def parse_log(instance: Instance, log: str) -> dict[str, str]:
     return dict(grading.PARSER_REGISTRY[instance.tests.parser](log, _spec(instance)))
 
 
-def parse_outcomes(instance: Instance, outcomes: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return what the instance's parser would make of a log that says (test, word of pytest's short summary)."""
+def parse_outcomes(instance: Instance, outcomes: Iterable[tuple[str, str]], *, as_unittest: bool) -> dict[str, str]:
+    """Return what the instance's parser would make of a log that says (test, word of pytest's short summary), as
+    pytest or as unittest prints it."""
     if instance.tests.eval_type == EXACT:
         return parse_summary(as_summary(outcomes))
+    if as_unittest:
+        return parse_log(instance, "".join(f"{test} ... {_UNITTEST_WORDS[outcome]}\n" for test, outcome in outcomes))
     return parse_log(instance, "\n".join(f"{outcome} {test}" for test, outcome in outcomes))
 
 

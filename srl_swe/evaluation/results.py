@@ -23,7 +23,7 @@ from srl_swe.files import file_name, write_atomically
 from srl_swe.types import Instance, Verdict
 
 SCHEMA_VERSION = 2
-GRADER_VERSION = 2
+GRADER_VERSION = 3
 """Raised when `srl_swe.environments.grading` judges differently than before: what is stored is then graded again."""
 
 logger = logging.getLogger(__name__)
