@@ -28,6 +28,7 @@ from srl_swe.environments.official_rules import END_MARKER, START_MARKER, Judgem
 from srl_swe.environments.outcome_channel import MAX_CHANNEL_BYTES, channel_files, instrument, read_records
 from srl_swe.environments.patching import AppliedPatch, apply_patch
 from srl_swe.environments.pristine import pristine_paths, restore_paths
+from srl_swe.environments.reinstalling import without_reinstall
 from srl_swe.environments.streams import OutputBuffer
 from srl_swe.errors import ContainerError, ImageError
 from srl_swe.types import CommandResult, Instance, Verdict, VerdictStatus
@@ -48,6 +49,8 @@ class _Run:
     judgement: Judgement
     signs: tuple[str, ...]
     """Of forgery, where they were looked for."""
+    left_out: tuple[str, ...] = ()
+    """Lines of the script that were not run."""
 
 
 class _TestsEndedError(ContainerError):
@@ -59,8 +62,17 @@ class _TestsEndedError(ContainerError):
         self.log = log
 
 
-def grade(engine: Engine, instance: Instance, patch: str, *, limits: ContainerLimits | None = None) -> Verdict:
+def grade(
+    engine: Engine,
+    instance: Instance,
+    patch: str,
+    *,
+    limits: ContainerLimits | None = None,
+    skip_reinstall: bool = False,
+) -> Verdict:
     """Judge one patch in a fresh container; the default limits have no network.
+
+    `skip_reinstall` leaves the script's installation out where it would change nothing (`reinstalling.py`).
 
     A failure of the infrastructure is tried once more in a new container. Without the start marker in the log the
     script never came to the tests, and a script that ended well without the end marker has lost its log: both are
@@ -83,7 +95,9 @@ def grade(engine: Engine, instance: Instance, patch: str, *, limits: ContainerLi
         reraise=True,
     )
     try:
-        return retrying(_attempt, engine, instance, patch, limits or ContainerLimits(), started)
+        return retrying(
+            _attempt, engine, instance, patch, limits or ContainerLimits(), started, skip_reinstall=skip_reinstall
+        )
     except _TestsEndedError as error:
         return _verdict(instance, error.reason, error.log, started)
     except ContainerError as error:
@@ -111,8 +125,10 @@ def _verdict(instance: Instance, reason: str, log: str, started: float) -> Verdi
     )
 
 
-def _attempt(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits, started: float) -> Verdict:
-    run = _run(engine, instance, patch, limits)
+def _attempt(
+    engine: Engine, instance: Instance, patch: str, limits: ContainerLimits, started: float, *, skip_reinstall: bool
+) -> Verdict:
+    run = _run(engine, instance, patch, limits, skip_reinstall=skip_reinstall)
     status: VerdictStatus = "resolved" if run.judgement.resolved else "unresolved"
     reason = "" if run.judgement.resolved else "tests"
     signs: tuple[str, ...] = ()
@@ -121,10 +137,11 @@ def _attempt(engine: Engine, instance: Instance, patch: str, limits: ContainerLi
     elif run.result.timed_out:
         status, reason = "unresolved", "timeout"
     elif run.signs:
-        own = _known_signs.get(instance)
+        own = _known_signs.get(instance, skip_reinstall)
         if own is None:
-            own = frozenset(run.signs if _is_gold(instance, patch) else _gold_signs(engine, instance, limits))
-            _known_signs.keep(instance, own)
+            is_gold = _is_gold(instance, patch)
+            own = frozenset(run.signs if is_gold else _gold_signs(engine, instance, limits, skip_reinstall))
+            _known_signs.keep(instance, skip_reinstall, own)
         signs = tuple(sign for sign in run.signs if sign not in own)
         status, reason = ("unresolved", "forged") if signs else (status, reason)
     return Verdict(
@@ -136,10 +153,19 @@ def _attempt(engine: Engine, instance: Instance, patch: str, limits: ContainerLi
         duration_s=time.monotonic() - started,
         restored=run.applied.restored,
         signs=signs,
+        left_out=run.left_out,
     )
 
 
-def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits, *, look_always: bool = False) -> _Run:
+def _run(
+    engine: Engine,
+    instance: Instance,
+    patch: str,
+    limits: ContainerLimits,
+    *,
+    look_always: bool = False,
+    skip_reinstall: bool = False,
+) -> _Run:
     """Run the tests on a patch; signs of forgery are looked for where the log says "resolved", or always."""
     environment, tests = instance.environment, instance.tests
     image = ensure_image(engine, environment)
@@ -150,10 +176,13 @@ def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits
         if applied.problem:
             result = CommandResult(output=applied.log, exit_code=0, duration_s=0.0)
             return _Run(applied=applied, result=result, judgement=Judgement(resolved=False, test_status={}), signs=())
+        script, left_out = tests.script, ()
+        if skip_reinstall:
+            script, left_out = without_reinstall(container, instance, patch)
         restore_paths(container, environment.workdir, pristine)
         container.write_files(
             {
-                f"{_FOLDER}/eval.sh": instrument(tests.script, _FOLDER, environment.workdir).encode(),
+                f"{_FOLDER}/eval.sh": instrument(script, _FOLDER, environment.workdir).encode(),
                 **channel_files(_FOLDER, _watched(instance)),
             }
         )
@@ -164,9 +193,9 @@ def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits
     if result.timed_out or not judgement.resolved:
         _require_end(instance, result, out_of_memory=out_of_memory)
     if result.timed_out or not (judgement.resolved or look_always):
-        return _Run(applied=applied, result=result, judgement=judgement, signs=())
+        return _Run(applied=applied, result=result, judgement=judgement, signs=(), left_out=left_out)
     signs = find_signs(instance, judgement.test_status, result, read_records(channel.content()))
-    return _Run(applied=applied, result=result, judgement=judgement, signs=signs)
+    return _Run(applied=applied, result=result, judgement=judgement, signs=signs, left_out=left_out)
 
 
 def _require_end(instance: Instance, result: CommandResult, *, out_of_memory: bool) -> None:
@@ -213,14 +242,14 @@ def _is_gold(instance: Instance, patch: str) -> bool:
     return patch.strip() == instance.gold_patch.strip()
 
 
-def _gold_signs(engine: Engine, instance: Instance, limits: ContainerLimits) -> tuple[str, ...]:
+def _gold_signs(engine: Engine, instance: Instance, limits: ContainerLimits, skip_reinstall: bool) -> tuple[str, ...]:
     """Return what a run of the gold patch shows, resolved or not.
 
     Raises:
         ContainerError: it did not come to its end, so there is nothing to compare with.
     """
     try:
-        run = _run(engine, instance, instance.gold_patch, limits, look_always=True)
+        run = _run(engine, instance, instance.gold_patch, limits, look_always=True, skip_reinstall=skip_reinstall)
         problem = run.applied.problem or ("timeout" if run.result.timed_out else "")
     except _TestsEndedError as error:
         problem = error.reason
@@ -243,16 +272,16 @@ class _KnownSigns:
     """What a run of the gold patch shows, by instance, for as long as the process lives; the ones used last stay."""
 
     def __init__(self) -> None:
-        self._signs: OrderedDict[Instance, frozenset[str]] = OrderedDict()
+        self._signs: OrderedDict[tuple[Instance, bool], frozenset[str]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, instance: Instance) -> frozenset[str] | None:
+    def get(self, instance: Instance, skip_reinstall: bool) -> frozenset[str] | None:
         with self._lock:
-            return self._signs.get(instance)
+            return self._signs.get((instance, skip_reinstall))
 
-    def keep(self, instance: Instance, signs: frozenset[str]) -> None:
+    def keep(self, instance: Instance, skip_reinstall: bool, signs: frozenset[str]) -> None:
         with self._lock:
-            self._signs[instance] = signs
+            self._signs[instance, skip_reinstall] = signs
             while len(self._signs) > _MAX_KNOWN_INSTANCES:
                 self._signs.popitem(last=False)
 

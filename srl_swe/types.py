@@ -242,3 +242,5 @@ class Verdict:
     """What steers tests and was put back or deleted after the patch, as paths; with a note where it was left."""
     signs: tuple[str, ...] = ()
     """Why the log of a "forged" result is not believed."""
+    left_out: tuple[str, ...] = ()
+    """Lines of the evaluation script that were not run, as it was asked for: an installation that changes nothing."""

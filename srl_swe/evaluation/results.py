@@ -31,13 +31,14 @@ _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 
 
 @cache
-def harness_version() -> str:
-    """Return what judges: our grader's version and swebench's, whose parsers and rules it uses."""
+def harness_version(*, skip_reinstall: bool = False) -> str:
+    """Return what judges: our grader's version and swebench's, whose parsers and rules it uses; and how it was asked
+    to."""
     try:
         rules = importlib.metadata.version("swebench")
     except importlib.metadata.PackageNotFoundError:
         rules = "none"
-    return f"grader {GRADER_VERSION}, swebench {rules}"
+    return f"grader {GRADER_VERSION}, swebench {rules}{', without reinstalling' if skip_reinstall else ''}"
 
 
 def row_hash(instance: Instance) -> str:
@@ -52,9 +53,10 @@ def row_hash(instance: Instance) -> str:
     return _digest(json.dumps(judging, sort_keys=True))
 
 
-def verdict_key(instance: Instance, patch: str) -> str:
+def verdict_key(instance: Instance, patch: str, *, skip_reinstall: bool = False) -> str:
     """Return 16 hexadecimal digits that stand for the patch and everything but the image that judges it."""
-    return _digest(patch, row_hash(instance), instance.tests.script, harness_version())
+    harness = harness_version(skip_reinstall=skip_reinstall)
+    return _digest(patch, row_hash(instance), instance.tests.script, harness)
 
 
 def _digest(*parts: str) -> str:
@@ -73,19 +75,23 @@ class VerdictStore:
         folder: Path,
         *,
         number: int = 1,
+        skip_reinstall: bool = False,
         image_digest: Callable[[Instance], str | None] = lambda instance: None,
     ) -> None:
         """`number` counts the gradings of the same patch from 1, each of which has a verdict of its own.
 
+        With `skip_reinstall` the verdicts are those of a grader that leaves installations out, apart from others.
         `image_digest` says what an instance's image is now; None where it is not here or not known.
         """
         self._folder = folder
         self._ending = ".json" if number == 1 else f".{number}.json"
+        self._skip_reinstall = skip_reinstall
         self._image_digest = image_digest
 
     def path(self, instance: Instance, patch: str) -> Path:
         """Return where the verdict of this patch is, or would be."""
-        return self._folder / file_name(instance.instance_id) / f"{verdict_key(instance, patch)}{self._ending}"
+        key = verdict_key(instance, patch, skip_reinstall=self._skip_reinstall)
+        return self._folder / file_name(instance.instance_id) / f"{key}{self._ending}"
 
     def load(self, instance: Instance, patch: str) -> Verdict | None:
         """Return the stored verdict with its log; None where there is none that still holds, or its file is damaged."""
@@ -116,7 +122,7 @@ class VerdictStore:
             "image": self._image_digest(instance) if patch else None,
             "patch": _digest(patch),
             "script": _digest(instance.tests.script),
-            "harness": harness_version(),
+            "harness": harness_version(skip_reinstall=self._skip_reinstall),
         }
         record = {"schema_version": SCHEMA_VERSION, "judged_by": judged_by, **asdict(verdict)}
         log = record.pop("log")

@@ -55,6 +55,8 @@ class EvaluationConfig:
     """Grade everything, whatever earlier runs found."""
     confirm: int = 1
     """Gradings of each patch. The first one counts; the others show which verdicts do not repeat."""
+    skip_reinstall: bool = False
+    """Leave out what a script installs in place where it would change nothing; the verdicts are stored apart."""
     split: str = ""
     """Name of the task set, for the record."""
     choice: str = ""
@@ -93,7 +95,7 @@ def evaluate(
         instances,
         predictions,
         config,
-        judge=container_judge(engine),
+        judge=container_judge(engine, skip_reinstall=config.skip_reinstall),
         check_alive=lambda: engine.list_containers(LABEL),
         stop_running=lambda: [engine.remove(container) for container in _own_containers(engine) - others],
         image_digest=lambda instance: _image_digest(engine, instance),
@@ -102,7 +104,7 @@ def evaluate(
     )
 
 
-def container_judge(engine: "Engine") -> Judge:
+def container_judge(engine: "Engine", *, skip_reinstall: bool = False) -> Judge:
     """Return the judge that makes sure of the image and grades in a fresh container."""
     from srl_swe.environments.grading import grade
     from srl_swe.environments.images import ensure_image
@@ -111,7 +113,7 @@ def container_judge(engine: "Engine") -> Judge:
         say("image")
         ensure_image(engine, instance.environment)
         say("tests")
-        return grade(engine, instance, patch)
+        return grade(engine, instance, patch, skip_reinstall=skip_reinstall)
 
     return judge
 
@@ -155,7 +157,12 @@ def evaluate_with(
     started = time.monotonic()
     with sole_writer(config.output):
         stores = [
-            VerdictStore(config.output / RESULTS_FOLDER, number=number, image_digest=image_digest)
+            VerdictStore(
+                config.output / RESULTS_FOLDER,
+                number=number,
+                skip_reinstall=config.skip_reinstall,
+                image_digest=image_digest,
+            )
             for number in range(1, config.confirm + 1)
         ]
         rounds = [
@@ -220,7 +227,7 @@ def _write_outcomes(
         choice=config.choice,
         model=summary.model,
         models=tuple(sorted({prediction.model_name_or_path for prediction in predictions})),
-        harness=harness_version(),
+        harness=harness_version(skip_reinstall=config.skip_reinstall),
         wall_s=wall_s,
         instances=asked,
     )

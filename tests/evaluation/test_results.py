@@ -1,5 +1,6 @@
 """The verdict store: what is found again, what is not, and what survives damage."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,8 +71,19 @@ def test_an_image_that_has_changed_voids_the_verdict_and_one_that_is_gone_does_n
 
 def test_another_harness_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = verdict_key(INSTANCE, "patch")
-    monkeypatch.setattr("srl_swe.evaluation.results.harness_version", lambda: "grader 9, swebench 9")
+    monkeypatch.setattr("srl_swe.evaluation.results.harness_version", lambda **_: "grader 9, swebench 9")
     assert verdict_key(INSTANCE, "patch") != before
+
+
+def test_verdicts_of_a_grader_that_leaves_installations_out_are_apart(tmp_path: Path) -> None:
+    usual, quick = VerdictStore(tmp_path), VerdictStore(tmp_path, skip_reinstall=True)
+    verdict = replace(VERDICT, left_out=("pip install -e .",))
+    quick.save(INSTANCE, "patch", verdict)
+    assert usual.load(INSTANCE, "patch") is None
+    assert quick.load(INSTANCE, "patch") == verdict
+    record = json.loads(quick.path(INSTANCE, "patch").read_text())
+    assert record["judged_by"]["harness"].endswith(", without reinstalling")
+    assert record["left_out"] == ["pip install -e ."]
 
 
 def test_what_is_stored_can_be_read_without_the_row(tmp_path: Path) -> None:

@@ -54,15 +54,18 @@ class EvalConfig:
 
     A part of a set: srl-swe eval --split verified --repo django/django --shuffle 0 --slice 0:50 --gold
 
+    Rows of an older SWE-bench schema: srl-swe eval render FILE --like V5_FILE --out rows.jsonl
+
     With a finished evaluation: srl-swe eval report FOLDER (its pages again), srl-swe eval compare FOLDER FOLDER
     (McNemar's test), srl-swe eval submit-kit FOLDER (for the leaderboard); each has its own --help.
     """
 
     split: str | None = None
-    """verified, lite, lite-dev, full, dev, multilingual, multimodal-dev; or owner/name:split on the hub; or a local
-    file."""
+    """verified, lite, lite-dev, full, dev, multilingual, multimodal-dev, swe-gym, swe-gym-lite, swe-smith, swe-rebench,
+    swe-rebench-leaderboard, r2e-gym, r2e-gym-lite; or owner/name:split on the hub; or a local file."""
     instances: Path | None = None
-    """Local file of instances (.jsonl, .json, .parquet): SWE-bench v5 rows or source-distribution rows."""
+    """Local file of instances (.jsonl, .json, .parquet): rows of SWE-bench v5, SWE-Gym, SWE-smith, SWE-rebench, R2E-Gym
+    or of source distributions."""
     choice: Annotated[Choice, tyro.conf.arg(name="")] = field(default_factory=Choice)
 
     model: str | None = None
@@ -97,6 +100,9 @@ class EvalConfig:
     """Grade everything again, whatever earlier runs found."""
     confirm: int = 1
     """Gradings of each patch. The first counts; the others show which verdicts and tests do not repeat (flaky)."""
+    skip_reinstall: bool = False
+    """Leave out the installation that a script repeats before the tests (pip install -e .), where the patch changes
+    nothing that it depends on. Said in the record; such verdicts are stored apart from others."""
     sampler: Literal["transformers", "vllm"] = "transformers"
     """What samples from a model's folder; vllm runs a vLLM engine on this machine, with all running episodes as a
     batch, and needs the extra [vllm]."""
@@ -192,6 +198,7 @@ def run_evaluation(
                     retry_invalid=config.retry_invalid,
                     regrade=config.regrade,
                     confirm=config.confirm,
+                    skip_reinstall=config.skip_reinstall,
                     split=config.split or Path(str(config.instances)).name,
                     choice=config.choice.described(),
                 )
