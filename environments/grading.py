@@ -176,7 +176,7 @@ def _run(
         if applied.problem:
             result = CommandResult(output=applied.log, exit_code=0, duration_s=0.0)
             return _Run(applied=applied, result=result, judgement=Judgement(resolved=False, test_status={}), signs=())
-        script, left_out = tests.script, ()
+        script, left_out = tests.script, tuple[str, ...]()
         if skip_reinstall:
             script, left_out = without_reinstall(container, instance, patch)
         restore_paths(container, environment.workdir, pristine)

@@ -24,6 +24,7 @@ from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.report import Summary, summary_table
 from srl_swe.evaluation.report_pages import write_pages
 from srl_swe.evaluation.samples import sample_folders, sample_lines
+from srl_swe.evaluation.samples_page import write_samples_page
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.evaluation.splits import load_split
 from srl_swe.types import Instance, Prediction
@@ -162,6 +163,8 @@ def run(arguments: Sequence[str]) -> int:
     for line in _further_lines(config, instances, summaries):
         # Instance ids and names of tests come from outside.
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    if len(summaries) > 1:
+        write_samples_page(output_folder(config), console=console)
     if config.acts and any(summary.num_not_predicted for summary in summaries):
         return 1
     return 0 if all(summary.complete for summary in summaries) else 1
