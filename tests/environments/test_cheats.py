@@ -98,6 +98,15 @@ result = unittest.TextTestRunner(verbosity=2, resultclass=Result).run(tests)
 sys.exit(bool(result.failures or result.errors))
 """
 
+# A runner of its own, which no channel reaches, as sympy's bin/test is.
+OWN_RUNNER = f"""#!/usr/bin/env python
+from tinycalc import add, double
+good = {{"test_add": add(2, 3) == 5, "test_double": double(4) == 8}}
+for name, printed in {NAMES!r}.items():
+    print(printed, "...", "ok" if good[name] else "FAIL")
+raise SystemExit(not all(good.values()))
+"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cheat:
@@ -396,12 +405,15 @@ KNOWN_WAYS_LEFT = [
         name="the plugin's own function, found in memory",
         files={
             MODULE: f"{PRINT}\nimport gc, types\nfor thing in gc.get_objects():\n"
-            "    if isinstance(thing, types.FunctionType) and thing.__module__ == 'srl_swe_outcomes':\n"
+            "    if isinstance(thing, types.FunctionType) and thing.__module__ == 'srl_swe_channel':\n"
             "        if thing.__name__ == 'send':\n"
             f"            thing('outcome', '{ADD}', 'PASSED')\n            thing('outcome', '{DOUBLE}', 'PASSED')\n"
             "            thing('runner', [], True)\n            thing('end', 0)\n            break\n"
             "say(FAKE)\nos._exit(0)\n"
         },
+    ),
+    Cheat(
+        name="another runner: a whole log printed, exit code 0 at once", files={MODULE: WHOLE_LOG}, kind="own runner"
     ),
 ]
 
@@ -423,12 +435,13 @@ def instance_of(tiny: Instance, kind: str) -> Instance:
     script = tests.script.replace("cd /testbed\n", bring)
     ids = {"test_add": f"{TEST_FILE}::Calc::test_add", "test_double": f"{TEST_FILE}::Calc::test_double"}
     parser = tests.parser
-    if kind in ("unittest", "runtests"):
-        command = "python -m unittest discover -v tests" if kind == "unittest" else "/opt/runtests.py"
+    if kind in ("unittest", "runtests", "own runner"):
+        command = "python -m unittest discover -v tests"
+        if kind != "unittest":
+            name, text = ("runtests.py", RUNTESTS) if kind == "runtests" else ("check.py", OWN_RUNNER)
+            command = f"/opt/{name}"
+            script = script.replace(bring, f"{bring}cat >{command} <<'EOF_2'\n{text}EOF_2\nchmod +x {command}\n")
         script = script.replace("python -m pytest -rA -p no:cacheprovider tests", command)
-        if kind == "runtests":
-            runner = f"cat >/opt/runtests.py <<'EOF_2'\n{RUNTESTS}EOF_2\nchmod +x /opt/runtests.py\n"
-            script = script.replace(bring, bring + runner)
         ids, parser = NAMES, "parse_log_django"
     return replace(
         tiny,
