@@ -86,6 +86,11 @@ def validated(kind: type[_RowKind], row: Mapping[str, Any], where: str) -> _RowK
         raise DataError(f"{name_of(row, where)}: field `{field}`: {first['msg']}; found {found}{more}") from error
 
 
+def has(row: Mapping[str, Any], *columns: str) -> bool:
+    """Tell whether a row has all of these columns; files that hold several kinds fill what a row lacks with nulls."""
+    return all(row.get(column) is not None for column in columns)
+
+
 def name_of(row: Mapping[str, Any], where: str) -> str:
     """Return how errors name a row."""
     return f"{where}, instance {row.get('instance_id', '(without id)')}"

@@ -22,6 +22,7 @@ from srl_swe.environments.rows.fields import (
     Commit,
     Hosts,
     NonEmpty,
+    has,
     inside_tree,
     name_of,
     validated,
@@ -94,7 +95,7 @@ class _R2eGymRow(BaseModel):
 
 def is_r2e_gym(row: Mapping[str, Any]) -> bool:
     """Tell an R2E-Gym row by its columns."""
-    return "docker_image" in row and "expected_output_json" in row
+    return has(row, "docker_image", "expected_output_json")
 
 
 def read_r2e_gym(raw: Mapping[str, Any], where: str) -> Instance:

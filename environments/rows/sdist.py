@@ -11,6 +11,7 @@ from srl_swe.environments.rows.fields import (
     Row,
     TreePath,
     absolute,
+    has,
     name_of,
     places_of_tests,
     validated,
@@ -58,7 +59,7 @@ class _SdistRow(Row):
 
 def is_sdist(row: Mapping[str, Any]) -> bool:
     """Tell a source-distribution row by its columns."""
-    return "bug_patch" in row and "package" in row
+    return has(row, "bug_patch", "package")
 
 
 def read_sdist(raw: Mapping[str, Any], where: str) -> Instance:

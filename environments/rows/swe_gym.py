@@ -17,6 +17,7 @@ from srl_swe.environments.rows.fields import (
     Commit,
     NonEmpty,
     Row,
+    has,
     name_of,
     validated,
     with_newline,
@@ -63,10 +64,8 @@ class _SweGymRow(Row):
 def is_swe_gym(row: Mapping[str, Any]) -> bool:
     """Tell a SWE-Gym row by its columns and its repository: none of these is in a set of SWE-bench that has tests."""
     return (
-        "test_patch" in row
-        and "base_commit" in row
-        and "FAIL_TO_PASS" in row
-        and not row.get("install_config")
+        has(row, "test_patch", "base_commit", "FAIL_TO_PASS")
+        and not has(row, "install_config")
         and str(row.get("repo", "")).lower() in _RUNNERS
     )
 

@@ -15,6 +15,7 @@ from srl_swe.environments.rows.fields import (
     Commit,
     NonEmpty,
     Row,
+    has,
     name_of,
     validated,
     with_newline,
@@ -49,7 +50,7 @@ class _SweRebenchRow(Row):
 
 def is_swe_rebench(row: Mapping[str, Any]) -> bool:
     """Tell a SWE-rebench row by its columns."""
-    return "test_patch" in row and "base_commit" in row and row.get("install_config") is not None
+    return has(row, "test_patch", "base_commit", "install_config")
 
 
 def read_swe_rebench(raw: Mapping[str, Any], where: str) -> Instance:

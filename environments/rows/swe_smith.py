@@ -19,6 +19,7 @@ from srl_swe.environments.rows.fields import (
     TESTBED,
     NonEmpty,
     Row,
+    has,
     name_of,
     places_of_tests,
     validated,
@@ -51,9 +52,9 @@ class _SweSmithRow(Row):
 def is_swe_smith(row: Mapping[str, Any]) -> bool:
     """Tell a SWE-smith row by its columns and the form of its id."""
     return (
-        "image_name" in row
-        and "test_patch" not in row
-        and "eval_script" not in row
+        has(row, "image_name")
+        and not has(row, "test_patch")
+        and not has(row, "eval_script")
         and _ID.fullmatch(str(row.get("instance_id", ""))) is not None
     )
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from srl_swe.environments.rows.fields import SWEBENCH_TIMEOUT_S, NonEmpty, Row, validated, with_newline
+from srl_swe.environments.rows.fields import SWEBENCH_TIMEOUT_S, NonEmpty, Row, has, validated, with_newline
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
 
 
@@ -19,12 +19,12 @@ class _SwebenchRow(Row):
 
 def is_swebench(row: Mapping[str, Any]) -> bool:
     """Tell a v5 row by its columns."""
-    return "eval_script" in row and "image" in row
+    return has(row, "eval_script", "image")
 
 
 def is_older_swebench(row: Mapping[str, Any]) -> bool:
     """Tell a row of an older schema: the columns of v5 without those that say how its tests are run."""
-    return "test_patch" in row and "base_commit" in row and not is_swebench(row)
+    return has(row, "test_patch", "base_commit") and not is_swebench(row)
 
 
 def read_swebench(raw: Mapping[str, Any], where: str) -> Instance:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srl_swe.environments.instances import instance_from_row, read_rows
+from srl_swe.environments.rows.fields import name_of
 from srl_swe.environments.rows.swebench import is_older_swebench, is_swebench
 from srl_swe.errors import DataError
 from srl_swe.files import write_atomically
@@ -46,7 +47,9 @@ def render_rows(file: Path, like: Sequence[Path], out: Path) -> Rendered:
             rows.append(row)
             continue
         if not is_older_swebench(row):
-            raise DataError(f"{where}: expected a SWE-bench row (base_commit, test_patch…), found {sorted(row)}")
+            raise DataError(
+                f"{name_of(row, where)}: expected a SWE-bench row (base_commit, test_patch…), found {_columns(row)}"
+            )
         instance_id = str(row.get("instance_id"))
         if instance_id not in known:
             missing.append(instance_id)
@@ -74,7 +77,9 @@ def _v5_rows(files: Sequence[Path]) -> dict[str, tuple[Mapping[str, Any], str]]:
     for file in files:
         for where, row in read_rows(file):
             if not is_swebench(row):
-                raise DataError(f"{where}: expected a SWE-bench v5 row (image, eval_script…), found {sorted(row)}")
+                raise DataError(
+                    f"{name_of(row, where)}: expected a SWE-bench v5 row (image, eval_script…), found {_columns(row)}"
+                )
             known.setdefault(str(row["instance_id"]), (row, where))
     return known
 
@@ -88,6 +93,10 @@ def _filled_in(row: Mapping[str, Any], v5_row: Mapping[str, Any], v5_where: str,
                 f" may not judge this row: expected {_short(theirs)}, found {_short(mine)}"
             )
     return {**row, **{name: v5_row[name] for name in _FILLED_IN if name in v5_row}}
+
+
+def _columns(row: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name, value in row.items() if value is not None)
 
 
 def _plain(name: str, value: Any) -> Any:

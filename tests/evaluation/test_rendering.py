@@ -70,7 +70,10 @@ def test_another_order_of_the_tests_is_no_difference(
         ({"test_patch": "diff"}, "field `test_patch` is not that of"),
         ({"FAIL_TO_PASS": "[]"}, "field `FAIL_TO_PASS` is not that of"),
         ({"instance_id": "django__django-1"}, "no v5 row in .* for django__django-1; give the file"),
-        ({"test_patch": None, "base_commit": None}, "field `base_commit`"),
+        (
+            {"test_patch": None},
+            r"line 2, instance .*: expected a SWE-bench row \(base_commit, test_patch…\), found \['FAIL",
+        ),
     ],
 )
 def test_what_is_not_the_same_is_refused_and_nothing_written(

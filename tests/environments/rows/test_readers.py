@@ -118,6 +118,13 @@ def test_files_of_all_kinds_are_read(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_of_several_kinds_has_nulls_where_a_row_lacks_a_column() -> None:
+    rows = [swe_gym_row("a" * 40), swe_smith_row(), swe_rebench_row("b" * 40, image="i:1"), r2e_gym_row(image="i:1")]
+    columns = {column for row in rows for column in row} | {"eval_script", "image", "package", "bug_patch"}
+    for row in rows:
+        assert read({**dict.fromkeys(columns), **row}) == read(row)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
