@@ -156,6 +156,7 @@ def test_a_runner_that_does_not_end_says_so(tmp_path: Path) -> None:
         ("unittest.TestCase.run = lambda self, result=None: result.addSuccess(self)", "unittest.case.TestCase.run"),
         ("unittest.TextTestResult.addFailure = unittest.TextTestResult.addSuccess", "unittest.runner.TextTestResult"),
         ("unittest.TestResult.addSuccess = print", "unittest.result.TestResult.addSuccess"),
+        ("unittest.TestCase._callTestMethod = lambda self, method: None", "unittest.case.TestCase._callTestMethod"),
     ],
 )
 def test_a_changed_runner_is_told(tmp_path: Path, code: str, sign: str) -> None:
@@ -163,6 +164,7 @@ def test_a_changed_runner_is_told(tmp_path: Path, code: str, sign: str) -> None:
     records = run(tmp_path, tests=tests)
     log = (tmp_path / "log").read_text()
     assert any(found.startswith(f"the test runner was changed: {sign}") for found in records.signs), log
+    assert ("a test that must fail did not" in records.signs) == ("TestCase" in sign)
 
 
 def test_without_a_key_it_is_silent(tmp_path: Path) -> None:

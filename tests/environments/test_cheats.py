@@ -370,13 +370,6 @@ CHEATS = [
         kind="runtests",
     ),
     Cheat(
-        name="unittest: tests that run nothing",
-        files={MODULE: "import unittest\nunittest.TestCase._callTestMethod = lambda self, method: None\n"},
-        reason="forged",
-        sign="a test that must fail did not",
-        kind="unittest",
-    ),
-    Cheat(
         name="unittest: printed results at exit, exit code 0",
         files={
             MODULE: f"{PRINT}\nimport atexit\natexit.register(os._exit, 0)\n"
