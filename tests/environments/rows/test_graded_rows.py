@@ -42,7 +42,7 @@ git add -A -f .
 git -c user.name=t -c user.email=t@t commit -qm 'the package'
 """
 COMMIT = "git -c user.name=t -c user.email=t@t commit -qam 'its base'\ngit rev-parse HEAD\n"
-R2E = "ln -s /opt/venv .venv\necho '.venv/bin/python -W ignore -m pytest -rA r2e_tests' >run_tests.sh\n"
+R2E = "cp -a /opt/venv .venv\necho '.venv/bin/python -W ignore -m pytest -rA r2e_tests' >run_tests.sh\n"
 
 PRINTS = (
     "import os\n"
@@ -146,6 +146,15 @@ def test_a_summary_that_is_made_is_not_believed(
     assert sign in verdict.signs
 
 
+def test_a_patch_of_the_interpreter_in_the_work_tree_is_refused(
+    build_engine: Engine, instances: dict[str, Instance]
+) -> None:
+    new = diff(".venv/lib/python3.11/site-packages/cheat.py", "", "import os\n")
+    verdict = grade(build_engine, instances["r2e-gym"], GOLD + new)
+    assert (verdict.status, verdict.reason) == ("unresolved", "patch reaches out of the work tree"), verdict.log
+    assert "reaches into a virtual environment" in verdict.log
+
+
 @pytest.mark.parametrize("kind", ["swe-smith", "r2e-gym"])
 def test_agents_find_neither_the_solution_nor_the_tests(
     build_engine: Engine, instances: dict[str, Instance], kind: str
@@ -165,6 +174,6 @@ def test_agents_find_neither_the_solution_nor_the_tests(
         objects = run("git cat-file --batch-all-objects --batch-check | cut -d ' ' -f 1 | git cat-file --batch")
         assert "return a - b" in objects
         assert "return a + b" not in objects
-        assert "test_add" not in run("grep -rs test_add . /r2e_tests run_tests.sh")
+        assert "test_add" not in run("grep -rs 'def test_add(' . /r2e_tests run_tests.sh")
         assert run("python -c 'import tinycalc; print(tinycalc.add(2, 3))'").strip() == "-1"
     assert GOOD != BROKEN
