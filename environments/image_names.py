@@ -8,6 +8,7 @@ import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from srl_swe.types import DerivedRecipe, SdistRecipe
@@ -39,6 +40,7 @@ def _digest(fields: Mapping[str, Any], workdir: str, text: str) -> str:
     return hashlib.sha256(hashed.encode()).hexdigest()[:12]
 
 
+@cache
 def build_script(name: str) -> str:
     """Return the text of the build script docker/<name>."""
     return (importlib.resources.files("srl_swe") / "docker" / name).read_text(encoding="utf-8")
