@@ -6,8 +6,15 @@ which `grading.py` sees to; so an honest verdict stays the official one.
 
 import re
 
-from srl_swe.environments.official_rules import END_MARKER, START_MARKER, is_failure, kept_tests, parse_log
-from srl_swe.environments.outcome_channel import RunnerRecords, runs_pytest
+from srl_swe.environments.official_rules import (
+    END_MARKER,
+    START_MARKER,
+    is_failure,
+    kept_tests,
+    parse_log,
+    parse_outcomes,
+)
+from srl_swe.environments.outcome_channel import RunnerRecords, runs_pytest, runs_unittest
 from srl_swe.types import CommandResult, Instance
 
 _EXIT_CODE = re.compile(r"^>>>>> Test Exit Code: *(-?\d+)", re.MULTILINE)
@@ -21,19 +28,21 @@ def find_signs(
     if not records.began:
         signs.append("the script did not begin its tests as it should")
     signs += _exit_code_signs(result.output, records)
-    if runs_pytest(instance.tests.script):
+    has_plugin, has_hook = runs_pytest(instance.tests.script), runs_unittest(instance.tests.script)
+    if has_plugin or has_hook:
         signs += _runner_signs(instance, test_status, records)
-    else:
+    if not has_plugin:
         signs += [*_conflicts(instance, result.output), *_outcome_signs(test_status, records)]
     return tuple(dict.fromkeys(signs))
 
 
 def unconfirmed_tests(instance: Instance, test_status: dict[str, str], records: RunnerRecords) -> list[str]:
     """Return the required tests whose outcome in the log the test runner did not report. Junk of a parser, which is
-    no test's id, is left out."""
-    said = "\n".join(f"{status} {test}" for test, status in records.outcomes)
-    confirmed = kept_tests(instance, parse_log(instance, said))
-    return sorted(test for test in kept_tests(instance, test_status) - confirmed if "::" in test)
+    no test's id, is left out; unittest's tests have no form by which junk could be told."""
+    as_unittest = runs_unittest(instance.tests.script)
+    said = parse_outcomes(instance, records.outcomes, as_unittest=as_unittest)
+    unconfirmed = kept_tests(instance, test_status) - kept_tests(instance, said)
+    return sorted(test for test in unconfirmed if "::" in test or instance.tests.expected or as_unittest)
 
 
 def _changed_files(records: RunnerRecords) -> list[str]:

@@ -28,6 +28,7 @@ from srl_swe.environments.official_rules import END_MARKER, START_MARKER, Judgem
 from srl_swe.environments.outcome_channel import MAX_CHANNEL_BYTES, channel_files, instrument, read_records
 from srl_swe.environments.patching import AppliedPatch, apply_patch
 from srl_swe.environments.pristine import pristine_paths, restore_paths
+from srl_swe.environments.reinstalling import without_reinstall
 from srl_swe.environments.streams import OutputBuffer
 from srl_swe.errors import ContainerError, ImageError
 from srl_swe.types import CommandResult, Instance, Verdict, VerdictStatus
@@ -48,6 +49,8 @@ class _Run:
     judgement: Judgement
     signs: tuple[str, ...]
     """Of forgery, where they were looked for."""
+    left_out: tuple[str, ...] = ()
+    """Lines of the script that were not run."""
 
 
 class _TestsEndedError(ContainerError):
@@ -59,7 +62,13 @@ class _TestsEndedError(ContainerError):
         self.log = log
 
 
-def grade(engine: Engine, instance: Instance, patch: str, *, limits: ContainerLimits | None = None) -> Verdict:
+def grade(
+    engine: Engine,
+    instance: Instance,
+    patch: str,
+    *,
+    limits: ContainerLimits | None = None,
+) -> Verdict:
     """Judge one patch in a fresh container; the default limits have no network.
 
     A failure of the infrastructure is tried once more in a new container. Without the start marker in the log the
@@ -123,7 +132,8 @@ def _attempt(engine: Engine, instance: Instance, patch: str, limits: ContainerLi
     elif run.signs:
         own = _known_signs.get(instance)
         if own is None:
-            own = frozenset(run.signs if _is_gold(instance, patch) else _gold_signs(engine, instance, limits))
+            is_gold = _is_gold(instance, patch)
+            own = frozenset(run.signs if is_gold else _gold_signs(engine, instance, limits))
             _known_signs.keep(instance, own)
         signs = tuple(sign for sign in run.signs if sign not in own)
         status, reason = ("unresolved", "forged") if signs else (status, reason)
@@ -136,10 +146,18 @@ def _attempt(engine: Engine, instance: Instance, patch: str, limits: ContainerLi
         duration_s=time.monotonic() - started,
         restored=run.applied.restored,
         signs=signs,
+        left_out=run.left_out,
     )
 
 
-def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits, *, look_always: bool = False) -> _Run:
+def _run(
+    engine: Engine,
+    instance: Instance,
+    patch: str,
+    limits: ContainerLimits,
+    *,
+    look_always: bool = False,
+) -> _Run:
     """Run the tests on a patch; signs of forgery are looked for where the log says "resolved", or always."""
     environment, tests = instance.environment, instance.tests
     image = ensure_image(engine, environment)
@@ -150,10 +168,13 @@ def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits
         if applied.problem:
             result = CommandResult(output=applied.log, exit_code=0, duration_s=0.0)
             return _Run(applied=applied, result=result, judgement=Judgement(resolved=False, test_status={}), signs=())
+        script, left_out = tests.script, tuple[str, ...]()
+        if tests.skip_reinstall:
+            script, left_out = without_reinstall(container, instance, patch)
         restore_paths(container, environment.workdir, pristine)
         container.write_files(
             {
-                f"{_FOLDER}/eval.sh": instrument(tests.script, _FOLDER, environment.workdir).encode(),
+                f"{_FOLDER}/eval.sh": instrument(script, _FOLDER, environment.workdir).encode(),
                 **channel_files(_FOLDER, _watched(instance)),
             }
         )
@@ -164,9 +185,9 @@ def _run(engine: Engine, instance: Instance, patch: str, limits: ContainerLimits
     if result.timed_out or not judgement.resolved:
         _require_end(instance, result, out_of_memory=out_of_memory)
     if result.timed_out or not (judgement.resolved or look_always):
-        return _Run(applied=applied, result=result, judgement=judgement, signs=())
+        return _Run(applied=applied, result=result, judgement=judgement, signs=(), left_out=left_out)
     signs = find_signs(instance, judgement.test_status, result, read_records(channel.content()))
-    return _Run(applied=applied, result=result, judgement=judgement, signs=signs)
+    return _Run(applied=applied, result=result, judgement=judgement, signs=signs, left_out=left_out)
 
 
 def _require_end(instance: Instance, result: CommandResult, *, out_of_memory: bool) -> None:
@@ -199,12 +220,13 @@ def _run_tests(container: Container, timeout_s: float, channel: OutputBuffer) ->
 
 
 def _watched(instance: Instance) -> list[str]:
-    """Return the files that hold tests, which nothing may change while they run: those of the required tests' ids and
-    those that a SWE-bench script takes from the base commit."""
+    """Return the files that hold tests, which nothing may change while they run: those of the required tests' ids,
+    those that a SWE-bench script takes from the base commit, and what is brought from outside of the work tree."""
     ids = (*instance.tests.fail_to_pass, *instance.tests.pass_to_pass)
     paths = {test.split("::", 1)[0] for test in ids if "::" in test}
     for names in re.findall(r"^git checkout [0-9a-f]{7,40} (.+)$", instance.tests.script, flags=re.MULTILINE):
         paths.update(names.split())
+    paths.update(path for path in instance.tests.restore_paths if posixpath.isabs(path))
     return sorted(posixpath.join(instance.environment.workdir, path) for path in paths)
 
 

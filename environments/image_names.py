@@ -8,9 +8,10 @@ import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
-from srl_swe.types import SdistRecipe
+from srl_swe.types import DerivedRecipe, SdistRecipe
 
 BASE_IMAGE = "srl-swe/base:bookworm"
 """Made by docker/make-base-image."""
@@ -29,11 +30,17 @@ def instance_image_name(recipe: SdistRecipe, workdir: str) -> str:
     return f"srl-swe/instance:{_digest(asdict(recipe), workdir, scripts)}"
 
 
+def derived_image_name(recipe: DerivedRecipe, workdir: str) -> str:
+    """Return the name of the image that an agent starts from, the same on every machine."""
+    return f"srl-swe/derived:{_digest(asdict(recipe), workdir, build_script('build-derived'))}"
+
+
 def _digest(fields: Mapping[str, Any], workdir: str, text: str) -> str:
     hashed = json.dumps([fields, workdir, BASE_IMAGE, text], sort_keys=True)
     return hashlib.sha256(hashed.encode()).hexdigest()[:12]
 
 
+@cache
 def build_script(name: str) -> str:
     """Return the text of the build script docker/<name>."""
     return (importlib.resources.files("srl_swe") / "docker" / name).read_text(encoding="utf-8")

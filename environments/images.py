@@ -2,9 +2,9 @@
 
 Images of source distributions are built in two layers without a network: a package image (requirements and the
 pristine tree, shared by all instances of a package version) and a thin instance image (one commit with the bug).
-Each is what one of docker/build-* leaves in a container of its parent, so every engine can build them. Every other
-image is pulled. Leaves out names (`image_names.py`) and what is done once before the first episode
-(`preparation.py`).
+Derived images are such a thin layer on a published image. Each is what one of docker/build-* leaves in a container of
+its parent, so every engine can build them. Every other image is pulled. Leaves out names (`image_names.py`) and what
+is done once before the first episode (`preparation.py`).
 """
 
 import logging
@@ -17,7 +17,7 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.image_names import BASE_IMAGE, build_script, package_image_name
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import ImageError
-from srl_swe.types import InstanceEnvironment, SdistRecipe
+from srl_swe.types import DerivedRecipe, InstanceEnvironment, SdistRecipe
 
 IMAGE_LABEL = "srl_swe.image"
 PARENT_LABEL = "srl_swe.parent"
@@ -40,7 +40,7 @@ def ensure_image(engine: Engine, environment: InstanceEnvironment) -> str:
     """Return the environment's image name after building or pulling what the engine lacks.
 
     Any number of threads and processes may ask for the same image at once; one of them makes it. With a recipe,
-    the package image is there afterwards too.
+    the package image or the parent is there afterwards too.
 
     Raises:
         ImageError: the image can be neither built nor pulled; the message says what to do.
@@ -48,6 +48,9 @@ def ensure_image(engine: Engine, environment: InstanceEnvironment) -> str:
     """
     if environment.recipe is None:
         _ensure_pulled(engine, environment.image)
+    elif isinstance(environment.recipe, DerivedRecipe):
+        _ensure_pulled(engine, environment.recipe.parent)
+        _ensure_derived_image(engine, environment.image, environment.recipe, environment.workdir)
     else:
         package = package_image_name(environment.recipe, environment.workdir)
         _ensure_package_image(engine, package, environment.recipe, environment.workdir)
@@ -107,8 +110,31 @@ def _ensure_instance_image(engine: Engine, name: str, package: str, recipe: Sdis
         _build(engine, name, package, "build-instance", files, workdir)
 
 
-def _build(engine: Engine, name: str, parent: str, script: str, files: Mapping[str, bytes], workdir: str) -> None:
-    """Run one of our build scripts in a container of `parent`, with `files` beside it, and keep what it leaves."""
+def _ensure_derived_image(engine: Engine, name: str, recipe: DerivedRecipe, workdir: str) -> None:
+    if _is_current(engine, name, recipe.parent):
+        return
+    with file_lock(name):
+        if _is_current(engine, name, recipe.parent):
+            return
+        hidden = "".join(f"{path}\0" for path in recipe.hidden_paths)
+        files = {"bug.patch": recipe.bug_patch.encode(), "hidden": hidden.encode()}
+        _build(engine, name, recipe.parent, "build-derived", files, workdir, environment=None)
+
+
+def _build(
+    engine: Engine,
+    name: str,
+    parent: str,
+    script: str,
+    files: Mapping[str, bytes],
+    workdir: str,
+    *,
+    environment: Mapping[str, str] | None = _IMAGE_ENVIRONMENT,
+) -> None:
+    """Run one of our build scripts in a container of `parent`, with `files` beside it, and keep what it leaves.
+
+    `environment` is what the image's containers start with; None keeps the parent's.
+    """
     started = time.monotonic()
     parent_image = engine.find_image(parent)
     if parent_image is None:
@@ -124,7 +150,7 @@ def _build(engine: Engine, name: str, parent: str, script: str, files: Mapping[s
             why = f"ended at the limit of {_BUILD_TIMEOUT_S} s" if result.timed_out else f"exit code {result.exit_code}"
             raise ImageError(f"building {name} failed ({why}):\n" + "\n".join(result.output.splitlines()[-40:]))
         labels = {IMAGE_LABEL: "1", PARENT_LABEL: parent_image.id}
-        container.commit(name, labels=labels, environment=_IMAGE_ENVIRONMENT, workdir=workdir)
+        container.commit(name, labels=labels, environment=environment, workdir=workdir)
     built = engine.find_image(name)
     if built is None:
         raise ImageError(f"building {name} ended without an image")

@@ -1,4 +1,4 @@
-"""swebench's log parsers and resolution rules, behind one function.
+"""The published log parsers and resolution rules, behind one function: swebench's, and R2E-Gym's for its rows.
 
 The only file that imports swebench: that takes a second and more than a hundred megabytes, so it happens at the first
 call. Its side effects on this process (a .env file loaded, the limit on open files) are undone.
@@ -8,12 +8,13 @@ import os
 import resource
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
 
+from srl_swe.environments.exact_outcomes import EXACT, as_expected, as_summary, is_exact, parse_summary
 from srl_swe.errors import DataError, MissingExtraError
 from srl_swe.types import Instance
 
@@ -21,6 +22,14 @@ START_MARKER = ">>>>> Start Test Output"
 END_MARKER = ">>>>> End Test Output"
 """swebench 5.0.2 `harness.constants`: what an evaluation script prints around the tests."""
 
+_UNITTEST_WORDS = {
+    "PASSED": "ok",
+    "FAILED": "FAIL",
+    "ERROR": "ERROR",
+    "SKIPPED": "skipped ''",
+    "XFAIL": "expected failure",
+    "XPASS": "unexpected success",
+}
 _import_lock = threading.Lock()
 
 
@@ -40,6 +49,8 @@ def require_rules(instance: Instance) -> None:
         MissingExtraError: swebench is not installed.
         DataError: it does not know the parser or the rule.
     """
+    if instance.tests.eval_type == EXACT:
+        return
     grading = _grading_module()
     if instance.tests.parser not in grading.PARSER_REGISTRY:
         raise DataError(
@@ -56,6 +67,13 @@ def require_rules(instance: Instance) -> None:
 
 def tests_report(instance: Instance, test_status: Mapping[str, str]) -> dict[str, dict[str, list[str]]]:
     """Return swebench's `get_eval_tests_report` of outcomes: FAIL_TO_PASS and PASS_TO_PASS -> success and failure."""
+    if instance.tests.eval_type == EXACT:
+        right = as_expected(dict(instance.tests.expected), test_status)
+        wrong = set(instance.tests.pass_to_pass) - right
+        return {
+            "FAIL_TO_PASS": {"success": [], "failure": []},
+            "PASS_TO_PASS": {"success": sorted(right), "failure": sorted(wrong)},
+        }
     grading = _grading_module()
     expected = {
         "instance_id": instance.instance_id,
@@ -71,8 +89,14 @@ def judge_log(instance: Instance, log: str) -> Judgement:
     """Apply swebench's `get_logs_eval`, `get_eval_tests_report` and `get_resolution_status` to a test log.
 
     A log without both markers, without any parsed outcome or sign of a run, or whose exit code contradicts its
-    outcomes is not resolved, as in swebench.
+    outcomes is not resolved, as in swebench. R2E-Gym's instances have its own parser and rule.
     """
+    if instance.tests.eval_type == EXACT:
+        tests_log = log.partition(START_MARKER)[2].partition(END_MARKER)
+        outcomes = parse_summary(tests_log[0]) if tests_log[1] else {}
+        return Judgement(
+            resolved=bool(outcomes) and is_exact(dict(instance.tests.expected), outcomes), test_status=outcomes
+        )
     grading = _grading_module()
     tests = instance.tests
     expected = {"instance_id": instance.instance_id, **_expected(instance)}
@@ -90,12 +114,26 @@ def judge_log(instance: Instance, log: str) -> Judgement:
 
 def parse_log(instance: Instance, log: str) -> dict[str, str]:
     """Return what the instance's parser makes of some text of a log: outcome per test id."""
+    if instance.tests.eval_type == EXACT:
+        return parse_summary(log)
     grading = _grading_module()
     return dict(grading.PARSER_REGISTRY[instance.tests.parser](log, _spec(instance)))
 
 
+def parse_outcomes(instance: Instance, outcomes: Iterable[tuple[str, str]], *, as_unittest: bool) -> dict[str, str]:
+    """Return what the instance's parser would make of a log that says (test, word of pytest's short summary), as
+    pytest or as unittest prints it."""
+    if instance.tests.eval_type == EXACT:
+        return parse_summary(as_summary(outcomes))
+    if as_unittest:
+        return parse_log(instance, "".join(f"{test} ... {_UNITTEST_WORDS[outcome]}\n" for test, outcome in outcomes))
+    return parse_log(instance, "\n".join(f"{outcome} {test}" for test, outcome in outcomes))
+
+
 def kept_tests(instance: Instance, test_status: Mapping[str, str]) -> set[str]:
     """Return the required tests that are as they must be: passed, or also skipped where they only had to go on."""
+    if instance.tests.eval_type == EXACT:
+        return as_expected(dict(instance.tests.expected), test_status)
     grading = _grading_module()
     passed = {test for test in instance.tests.fail_to_pass if grading.test_passed(test, test_status)}
     return passed | {test for test in instance.tests.pass_to_pass if grading.test_maintained(test, test_status)}

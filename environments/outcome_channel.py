@@ -1,8 +1,9 @@
 """What the test runner itself says of the tests, over a way that printing does not reach.
 
 The evaluation script is given three lines more. At its start what steers the tests is noted. Before the tests a key is
-made and told to us with what has changed by then, and pytest is told to load `docker/pytest-outcomes`, whose records
-that key signs. After the tests comes their exit code. All of it comes over file descriptor 9 as it happens, so nothing
+made and told to us with what has changed by then, and the test runner is made to load `docker/pytest-outcomes` (pytest,
+as a plugin) or `docker/unittest-outcomes` (unittest and Django's runtests.py, where Python starts), whose records that
+key signs. After the tests comes their exit code. All of it comes over file descriptor 9 as it happens, so nothing
 said can be taken back. A record with another signature, out of order, or a second key is a sign of forgery. Left out:
 what follows from all this (`forgery.py`).
 """
@@ -21,6 +22,7 @@ from srl_swe.environments.official_rules import END_MARKER, START_MARKER
 
 MAX_CHANNEL_BYTES = 64 << 20
 _PLUGIN = "srl_swe_outcomes"
+_CHANNEL = "srl_swe_channel"
 _PREPARATIONS = {
     b"steered": "what steers the tests was changed before they began",
     b"installed": "the interpreter's libraries were changed before the tests began",
@@ -28,8 +30,14 @@ _PREPARATIONS = {
 }
 """Words of `docker/begin-tests`, and the signs that they are."""
 _MARKER_LINE = r"^[ \t]*(?::|echo)[ \t].*{}.*$"
-_RUNS_PYTEST = re.compile(r"^(?!\s*#).*(?<![\w./-])(?:\S*/)?(?:pytest|py\.test)(?![\w/-])(?!\.\w)", re.MULTILINE)
-_OWN_WAY = re.compile(r"\b(?:PYTHONPATH|PYTEST_ADDOPTS)=|\btox\b|\benv -i\b|\bpython\S* -[A-Za-z]*[IE]")
+_RUNS_PYTEST = re.compile(
+    r"^(?!\s*#).*(?<![\w./-])(?:\S*/)?(?:pytest|py\.test|run_tests\.sh)(?![\w/-])(?!\.\w)", re.MULTILINE
+)
+_RUNS_UNITTEST = re.compile(
+    r"^(?!\s*#).*(?:(?<![\w./-])(?:\S*/)?runtests\.py(?![\w.-])|\s-m\s+(?:unittest|tornado\.test)(?![\w-]))",
+    re.MULTILINE,
+)
+_OWN_WAY = re.compile(r"\b(?:PYTHONPATH|PYTEST_ADDOPTS)=|\btox\b|\benv -i\b|\bpython\S* -[A-Za-z]*[IES]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +49,12 @@ class RunnerRecords:
     loaded: bool = False
     """The test runner has loaded our plugin."""
     outcomes: tuple[tuple[str, str], ...] = ()
-    """(test, word of pytest's short summary) in the order of the reports; a test may come several times."""
+    """(test, word of pytest's short summary) in the order of the reports; a test may come several times. unittest's
+    tests are named as it prints them."""
     ended: bool = False
     """The test runner came to its own end."""
     runner_exit_code: int | None = None
-    """What the test runner said its exit code would be."""
+    """What the test runner said its exit code would be; None where it does not know."""
     script_exit_codes: tuple[int, ...] = ()
     """What the script said of the tests' exit code, once unless something is wrong."""
     before: tuple[str, ...] = ()
@@ -58,9 +67,27 @@ class RunnerRecords:
 def runs_pytest(script: str) -> bool:
     """Tell whether the tests are run by one pytest that our plugin gets into: not behind tox or an environment of the
     script's own making."""
-    _, _, rest = script.partition(START_MARKER)
-    tests, _, _ = rest.partition(END_MARKER)
-    return len(_RUNS_PYTEST.findall(tests)) == 1 and not _OWN_WAY.search(script)
+    return len(_RUNS_PYTEST.findall(_tests_of(script))) == 1 and not _OWN_WAY.search(_without_patches(script))
+
+
+def runs_unittest(script: str) -> bool:
+    """Tell whether the tests are run by one program that uses unittest's runner: `python -m unittest`, Django's
+    runtests.py, tornado's."""
+    tests = _tests_of(script)
+    return (
+        len(_RUNS_UNITTEST.findall(tests)) == 1
+        and not _RUNS_PYTEST.search(tests)
+        and not _OWN_WAY.search(_without_patches(script))
+    )
+
+
+def _tests_of(script: str) -> str:
+    return script.partition(START_MARKER)[2].partition(END_MARKER)[0]
+
+
+def _without_patches(script: str) -> str:
+    """Return the script's own commands: what a here-document brings is text."""
+    return re.sub(r"<<'(\w+)'\n.*?^\1$", "", script, flags=re.DOTALL | re.MULTILINE)
 
 
 def instrument(script: str, folder: str, workdir: str) -> str:
@@ -80,6 +107,8 @@ def instrument(script: str, folder: str, workdir: str) -> str:
             f"; export PYTHONPATH={folder}/plugins${{PYTHONPATH:+:$PYTHONPATH}}"
             f' PYTEST_ADDOPTS="${{PYTEST_ADDOPTS:+$PYTEST_ADDOPTS }}-p {_PLUGIN}"'
         )
+    elif runs_unittest(script):
+        begin += f"; export PYTHONPATH={folder}/unittest${{PYTHONPATH:+:$PYTHONPATH}}"
     before = f"{{ {begin}; }} </dev/null >/dev/null 2>&1\n"
     tests = script[start.start() : end.start()]
     # A script's own `NAME=$?` must come first, as each command has the next one's `$?`.
@@ -97,6 +126,10 @@ def channel_files(folder: str, watched: Sequence[str]) -> dict[str, bytes]:
     programs = importlib.resources.files("srl_swe") / "docker"
     return {
         f"{folder}/plugins/{_PLUGIN}.py": (programs / "pytest-outcomes").read_bytes(),
+        f"{folder}/plugins/{_CHANNEL}.py": (programs / "runner-channel").read_bytes(),
+        f"{folder}/unittest/sitecustomize.py": (programs / "unittest-start").read_bytes(),
+        f"{folder}/unittest/{_PLUGIN}.py": (programs / "unittest-outcomes").read_bytes(),
+        f"{folder}/unittest/{_CHANNEL}.py": (programs / "runner-channel").read_bytes(),
         f"{folder}/begin-script": (programs / "begin-script").read_bytes(),
         f"{folder}/begin-tests": (programs / "begin-tests").read_bytes(),
         f"{folder}/file-states": (programs / "file-states").read_bytes(),

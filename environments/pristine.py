@@ -30,7 +30,7 @@ def restore_paths(container: Container, workdir: str, pristine: dict[str, bytes 
         return
     paths = [posixpath.join(workdir, path) for path in pristine]
     parents = [posixpath.dirname(path) for path in paths]
-    script = 'rm -rf -- "$@" && while [ $# -gt 0 ]; do mkdir -p -- "${1%/*}" || exit 1; shift; done'
+    script = 'rm -rf -- "$@" && while [ $# -gt 0 ]; do mkdir -p -- "${1%/*}/" || exit 1; shift; done'
     result = container.execute(["bash", "-c", script, "restore", *paths])
     if result.exit_code != 0:
         raise ContainerError(f"tests could not be put back in {container.name}: {result.output[-500:]}")

@@ -46,7 +46,7 @@ MODULES = (
     *("_pytest", "pytest", "pluggy", "py", "iniconfig", "packaging", "exceptiongroup", "tomli", "attr", "attrs"),
     *("pygments", "colorama", "typing_extensions", "importlib_metadata", "zipp", "nose", "nose2", "django", "xdist"),
     *("execnet", "coverage", "pytest_cov", "pytest_asyncio", "pytest_mock", "hypothesis", "anyio", "mock", "six"),
-    *("srl_swe_outcomes", "setuptools", "pkg_resources", "pip", "distutils", "imp"),
+    *("srl_swe_outcomes", "srl_swe_channel", "setuptools", "pkg_resources", "pip", "distutils", "imp"),
 )
 """A new module of such a name, where it would be imported in the place of the real one, is removed."""
 

@@ -34,6 +34,18 @@ class SdistRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DerivedRecipe:
+    """How to build the image of an instance from a published image that does not hold the agent's state yet."""
+
+    parent: str
+    """Name of the published image; its work tree is a git repository."""
+    bug_patch: str = ""
+    """Unified diff that breaks the parent's tree; empty = it is as the agent is to see it."""
+    hidden_paths: tuple[str, ...] = ()
+    """Paths that are deleted, in the work tree or absolute. The tree is one commit then, without history."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class InstanceEnvironment:
     """Where an instance lives: its image and how to make a shell at home in it."""
 
@@ -43,7 +55,7 @@ class InstanceEnvironment:
     """The work tree: a git repository whose HEAD is the state the agent starts from."""
     activate: str = ""
     """Shell text run at the start of every shell, for example a conda activation."""
-    recipe: SdistRecipe | None = None
+    recipe: SdistRecipe | DerivedRecipe | None = None
     """How to build the image; None means that it can only be pulled."""
     network: tuple[str, ...] = ()
     """Hosts that commands may reach through a proxy, as `environments/egress.py` reads them; () = none."""
@@ -61,10 +73,15 @@ class InstanceTests:
     pass_to_pass: tuple[str, ...]
     timeout_s: float = 1800.0
     eval_type: str = "pass_and_fail"
-    """swebench's word for the rule: "pass_and_fail", or "fail_only" for parsers that report only failures."""
+    """swebench's word for the rule: "pass_and_fail", or "fail_only" for parsers that report only failures. "exact" is
+    R2E-Gym's: every outcome is as expected, none more or less."""
     restore_paths: tuple[str, ...] = ()
-    """Paths taken from `restore_image` (its work tree) over the patched tree before the script runs."""
+    """Paths taken from `restore_image` (its work tree, or absolute) over the patched tree before the script runs."""
     restore_image: str | None = None
+    expected: tuple[tuple[str, str], ...] = ()
+    """(test, outcome) of every test that may run, for the rule "exact", under which nothing else counts."""
+    skip_reinstall: bool = False
+    """Leave out what the script installs in place where the patch changes nothing that it depends on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,3 +244,5 @@ class Verdict:
     """What steers tests and was put back or deleted after the patch, as paths; with a note where it was left."""
     signs: tuple[str, ...] = ()
     """Why the log of a "forged" result is not believed."""
+    left_out: tuple[str, ...] = ()
+    """Lines of the evaluation script that were not run, as it was asked for: an installation that changes nothing."""

@@ -4,12 +4,12 @@ The form is the one of Agentless and SWE-RL (arXiv 2407.01489, 2502.18449): the 
 to search and the lines to put there. Left out: what models are told of it (`edit_prompts`), who applies the diff.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from srl_swe.environments.diffs import split_lines, unified_diff
 from srl_swe.errors import MalformedCompletionError
 
 _EDIT = re.compile(
@@ -96,24 +96,13 @@ def apply_edits(edits: Sequence[Edit], texts: Mapping[str, str | None]) -> Appli
     return AppliedEdits(patch=patch, not_found=())
 
 
-def unified_diff(path: str, before: str | None, after: str) -> str:
-    """Return a diff of one file in git's form; `before` None = the file is new."""
-    old, new = _lines(before or ""), _lines(after)
-    head = f"diff --git a/{path} b/{path}\n" + ("new file mode 100644\n" if before is None else "")
-    source = "/dev/null" if before is None else f"a/{path}"
-    lines = []
-    for line in difflib.unified_diff(old, new, source, f"b/{path}"):
-        lines.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
-    return head + "".join(lines)
-
-
 def _replaced(text: str | None, edit: Edit) -> str | None:
     """Return the text with the edit, None where its lines are not there."""
     if not edit.search.strip():
         return edit.replace if not text else None
     if text is None:
         return None
-    lines, search = _lines(text), _lines(edit.search)
+    lines, search = split_lines(text), split_lines(edit.search)
     bare = [line.rstrip("\r\n") for line in lines]
     wanted = [line.rstrip("\r\n") for line in search]
     for start in range(len(bare) - len(wanted) + 1):
@@ -131,7 +120,7 @@ def _replaced(text: str | None, edit: Edit) -> str | None:
 
 def _as_asked(edit: Edit) -> str:
     """Return a diff that asks for the edit and nothing else: every searched line must be there for it to apply."""
-    old, new = _lines(edit.search), _lines(edit.replace)
+    old, new = split_lines(edit.search), split_lines(edit.replace)
     # The lines of an edit that is to begin a file which exists already: git refuses to create it.
     created = not edit.search.strip()
     old = [] if created else old
@@ -140,11 +129,6 @@ def _as_asked(edit: Edit) -> str:
     start = 0 if created else 1
     body = "".join([f"-{line}" for line in old] + [f"+{line}" for line in new])
     return f"{head}--- {source}\n+++ b/{edit.path}\n@@ -{start},{len(old)} +{int(bool(new))},{len(new)} @@\n{body}"
-
-
-def _lines(text: str) -> list[str]:
-    """Split at line feeds only, as git does."""
-    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 def _path(text: str) -> str:

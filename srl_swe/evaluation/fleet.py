@@ -13,7 +13,7 @@ from srl_swe.closing import Closing
 from srl_swe.errors import ContainerError, EngineUnavailableError
 from srl_swe.evaluation.places import Place, needed_images
 from srl_swe.pool import WorkPool
-from srl_swe.types import Instance
+from srl_swe.types import Instance, SdistRecipe
 
 FindMore = Callable[[Collection[str]], Sequence[Place]]
 """(names of places that are not wanted) -> places that have come since, or are back."""
@@ -169,13 +169,15 @@ class Fleet(Closing):
             self._images.get(place.name, {}).update(found)
 
     def image_digest(self, instance: Instance) -> str | None:
-        """Return what the instance's image is made of: where we build it its name says so, else the engine's id.
+        """Return what the instance's image is made of: where we build all of it its name says so, else the engine's id
+        of what was published.
 
         None where it is nowhere, or where the places have different ones and nothing was graded yet.
         """
-        name = instance.environment.image
-        if instance.environment.recipe is not None:
-            return name
+        recipe = instance.environment.recipe
+        if isinstance(recipe, SdistRecipe):
+            return instance.environment.image
+        name = instance.environment.image if recipe is None else recipe.parent
         with self._lock:
             if name in self._graded_on:
                 return self._graded_on[name]

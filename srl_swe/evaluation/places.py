@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from srl_swe.environments.image_names import package_image_name
 from srl_swe.environments.leases import LABEL, owner_labels
-from srl_swe.types import Instance, Verdict
+from srl_swe.types import DerivedRecipe, Instance, SdistRecipe, Verdict
 
 if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
@@ -109,8 +109,11 @@ def needed_images(instance: Instance) -> tuple[str, ...]:
     """Return the images that grading an instance needs, its own first, then what that is built on."""
     environment = instance.environment
     names = [environment.image]
-    if environment.recipe is not None:
-        names.append(package_image_name(environment.recipe, environment.workdir))
+    match environment.recipe:
+        case SdistRecipe() as recipe:
+            names.append(package_image_name(recipe, environment.workdir))
+        case DerivedRecipe(parent=parent):
+            names.append(parent)
     if instance.tests.restore_image is not None:
         names.append(instance.tests.restore_image)
     return tuple(dict.fromkeys(names))

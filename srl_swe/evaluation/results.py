@@ -23,7 +23,7 @@ from srl_swe.files import file_name, write_atomically
 from srl_swe.types import Instance, Verdict
 
 SCHEMA_VERSION = 2
-GRADER_VERSION = 2
+GRADER_VERSION = 3
 """Raised when `srl_swe.environments.grading` judges differently than before: what is stored is then graded again."""
 
 logger = logging.getLogger(__name__)
@@ -31,13 +31,14 @@ _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 
 
 @cache
-def harness_version() -> str:
-    """Return what judges: our grader's version and swebench's, whose parsers and rules it uses."""
+def harness_version(*, skip_reinstall: bool = False) -> str:
+    """Return what judges: our grader's version and swebench's, whose parsers and rules it uses; and how it was asked
+    to."""
     try:
         rules = importlib.metadata.version("swebench")
     except importlib.metadata.PackageNotFoundError:
         rules = "none"
-    return f"grader {GRADER_VERSION}, swebench {rules}"
+    return f"grader {GRADER_VERSION}, swebench {rules}{', without reinstalling' if skip_reinstall else ''}"
 
 
 def row_hash(instance: Instance) -> str:
@@ -116,7 +117,7 @@ class VerdictStore:
             "image": self._image_digest(instance) if patch else None,
             "patch": _digest(patch),
             "script": _digest(instance.tests.script),
-            "harness": harness_version(),
+            "harness": harness_version(skip_reinstall=instance.tests.skip_reinstall),
         }
         record = {"schema_version": SCHEMA_VERSION, "judged_by": judged_by, **asdict(verdict)}
         log = record.pop("log")

@@ -213,7 +213,7 @@ def _write_outcomes(
         choice=config.choice,
         model=summary.model,
         models=tuple(sorted({prediction.model_name_or_path for prediction in predictions})),
-        harness=harness_version(),
+        harness=harness_version(skip_reinstall=any(instance.tests.skip_reinstall for instance in instances)),
         wall_s=wall_s,
         instances=asked,
     )

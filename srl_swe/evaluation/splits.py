@@ -18,8 +18,15 @@ HUB_SPLITS: dict[str, tuple[str, str]] = {
     "dev": ("SWE-bench/SWE-bench", "dev"),
     "multilingual": ("SWE-bench/SWE-bench_Multilingual", "test"),
     "multimodal-dev": ("SWE-bench/SWE-bench_Multimodal", "dev"),
+    "swe-gym": ("SWE-Gym/SWE-Gym", "train"),
+    "swe-gym-lite": ("SWE-Gym/SWE-Gym-Lite", "train"),
+    "swe-smith": ("SWE-bench/SWE-smith", "train"),
+    "swe-rebench": ("nebius/SWE-rebench", "filtered"),
+    "swe-rebench-leaderboard": ("nebius/SWE-rebench-leaderboard", "test"),
+    "r2e-gym": ("R2E-Gym/R2E-Gym-Subset", "train"),
+    "r2e-gym-lite": ("R2E-Gym/R2E-Gym-Lite", "train"),
 }
-"""Short name -> (data set on the hub, its split), as of swebench 5.0.2."""
+"""Short name -> (data set on the hub, its split); SWE-bench's as of swebench 5.0.2."""
 
 EVERYTHING = Choice()
 

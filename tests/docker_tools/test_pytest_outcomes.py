@@ -9,7 +9,7 @@ import pytest
 
 from srl_swe.environments.outcome_channel import RunnerRecords, read_records
 
-PLUGIN = Path(__file__).parents[2] / "docker" / "pytest-outcomes"
+PROGRAMS = Path(__file__).parents[2] / "docker"
 KEY = "a" * 64
 TESTS = """
 import os, sys, unittest
@@ -54,7 +54,8 @@ def run(folder: Path, *, tests: str = TESTS, key: str = KEY) -> RunnerRecords:
     """Run pytest on a file as an evaluation script does, and return what came over the channel."""
     plugins = folder / "grader" / "plugins"
     plugins.mkdir(parents=True)
-    (plugins / "srl_swe_outcomes.py").write_bytes(PLUGIN.read_bytes())
+    (plugins / "srl_swe_outcomes.py").write_bytes((PROGRAMS / "pytest-outcomes").read_bytes())
+    (plugins / "srl_swe_channel.py").write_bytes((PROGRAMS / "runner-channel").read_bytes())
     if key:
         (folder / "grader" / "key").write_text(key)
     work = folder / "work"

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srl_swe.environments.diffs import unified_diff
 from srl_swe.errors import MalformedCompletionError
 from srl_swe.evaluation.edit_prompts import edit_messages, localise_messages, parse_localisation
-from srl_swe.evaluation.edits import Edit, apply_edits, parse_edits, unified_diff
+from srl_swe.evaluation.edits import Edit, apply_edits, parse_edits
 
 ANSWER = """\
 <think>

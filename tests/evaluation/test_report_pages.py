@@ -147,7 +147,8 @@ def test_hostile_text_is_text_everywhere(tmp_path: Path) -> None:
         again = next(num_calls) > 0  # flaky: its unstable tests are shown too
         status: VerdictStatus = "resolved" if again else "unresolved"
         outcomes = {HOSTILE: HOSTILE + str(again)}
-        return Verdict(instance_id=HOSTILE, status=status, reason=HOSTILE, log=HOSTILE, test_status=outcomes)
+        told = {"restored": (HOSTILE,), "signs": (HOSTILE,), "left_out": (HOSTILE,)}
+        return Verdict(instance_id=HOSTILE, status=status, reason=HOSTILE, log=HOSTILE, test_status=outcomes, **told)
 
     evaluate_here(
         tmp_path, (instance,), made_by=HOSTILE, judge_by=hostile, confirm=2, split=HOSTILE, choice=f"--repo {HOSTILE}"
@@ -162,6 +163,8 @@ def test_hostile_text_is_text_everywhere(tmp_path: Path) -> None:
         assert "{{ 7 * 7 }}" in text
         assert "\x1b" not in text
         assert "\u202e" not in text
+    for title in ("Why the log is not believed", "put back or deleted", "Lines of the script that were left out"):
+        assert title in (tmp_path / "pages" / name).read_text("utf-8")
 
 
 def test_a_patch_shows_what_it_adds_and_removes(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The verdict store: what is found again, what is not, and what survives damage."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,20 @@ def test_another_harness_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None
     before = verdict_key(INSTANCE, "patch")
     monkeypatch.setattr("srl_swe.evaluation.results.harness_version", lambda: "grader 9, swebench 9")
     assert verdict_key(INSTANCE, "patch") != before
+
+
+def test_verdicts_of_a_grader_that_leaves_installations_out_are_apart(tmp_path: Path) -> None:
+    store = VerdictStore(tmp_path)
+    quick = replace(INSTANCE, tests=replace(INSTANCE.tests, skip_reinstall=True))
+    verdict = replace(VERDICT, left_out=("pip install -e .",))
+    store.save(quick, "patch", verdict)
+    assert store.load(INSTANCE, "patch") is None
+    loaded = store.load(quick, "patch")
+    assert loaded is not None
+    assert loaded.left_out == verdict.left_out
+    record = json.loads(store.path(quick, "patch").read_text())
+    assert record["judged_by"]["harness"].endswith(", without reinstalling")
+    assert record["left_out"] == ["pip install -e ."]
 
 
 def test_what_is_stored_can_be_read_without_the_row(tmp_path: Path) -> None:

@@ -69,10 +69,11 @@ def test_pass_at_k_from_the_command_line(
     assert run_eval(asked) == 0
     shown = capsys.readouterr().out
     # pass@1 = (1 + 1/2 + 0 + 0) / 4, pass@2 = (1 + 1 + 0 + 0) / 4.
-    assert "pass@1: 37.5 %" in shown
+    assert "pass@1: 37.5 % (95 % " in shown
     assert "pass@2: 50.0 %" in shown
     assert json.loads((out / "samples.json").read_text())["pass_at_k"] == {"1": 0.375, "2": 0.5}
     assert (out / "sample-2" / "report.html").is_file()
+    assert "sample-2/pages/tiny__calc-1.html" in (out / "report.html").read_text("utf-8")
     before = {file: file.stat().st_mtime_ns for file in out.rglob("results/*/*.json")}
     assert len(before) == 6
     assert run_eval(asked) == 0

@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from srl_swe.errors import ConfigError, ContainerError, DataError, EngineUnavailableError, MissingExtraError
+from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.report import Summary
+from srl_swe.evaluation.results import harness_version
 from srl_swe.evaluation.scheduler import EvaluationConfig, Judge, evaluate_with
 from srl_swe.files import sole_writer
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Prediction, Verdict
@@ -107,6 +109,22 @@ def test_a_changed_patch_or_test_is_judged_again(tmp_path: Path) -> None:
     # The first patch is known from before, whatever came between.
     assert run(tmp_path, judge, predict("bad\n", "bad\n")).num_resolved == 0
     assert judge.calls == []
+
+
+def test_the_record_says_that_installations_were_left_out(tmp_path: Path) -> None:
+    for skip, ending in ((False, ""), (True, ", without reinstalling")):
+        judge = Judged()
+        evaluate_with(
+            [replace(each, tests=replace(each.tests, skip_reinstall=skip)) for each in INSTANCES],
+            predict("good\n"),
+            EvaluationConfig(output=tmp_path),
+            judge=judge,
+            check_alive=lambda: None,
+            stop_running=lambda: None,
+            console=Console(file=io.StringIO()),
+        )
+        assert judge.calls == ["i-0"], "verdicts of the other way are not taken"
+        assert read_record(tmp_path).harness == harness_version() + ending
 
 
 def test_regrading_forgets_what_was_found(tmp_path: Path) -> None:

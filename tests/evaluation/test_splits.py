@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from srl_swe.environments.instances import instance_from_row
 from srl_swe.errors import DataError
 from srl_swe.evaluation.splits import HUB_SPLITS, load_split
+from tests.environments.rows.published import r2e_gym_row, swe_rebench_row, swe_smith_row
 
 
 @pytest.mark.parametrize(
@@ -48,9 +50,30 @@ def test_without_a_network_it_asks_for_a_file(monkeypatch: pytest.MonkeyPatch, t
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("verified", "no-such-owner/no-such-data:test"):
+    for name in ("verified", "swe-gym", "swe-smith", "swe-rebench", "r2e-gym", "no-such-owner/no-such-data:test"):
         with pytest.raises(DataError, match=r"cannot be loaded from the hub.*give a local"):
             load_split(name)
+
+
+def test_rows_of_other_sets_come_from_the_hub_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A data set that `datasets` finds under a hub's name, because the folder is there."""
+    pytest.importorskip("datasets", reason="datasets is not installed")
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = {
+        "smith": swe_smith_row(),
+        "rebench": swe_rebench_row("b" * 40, image="owner/image:1"),
+        "r2e": r2e_gym_row(image="owner/image:1"),
+    }
+    for name, row in rows.items():
+        (tmp_path / "owner" / name / "data").mkdir(parents=True)
+        file = tmp_path / "owner" / name / "data" / "train-00000-of-00001.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist([row]), file)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name, row in rows.items():
+        assert load_split(f"owner/{name}:train") == (instance_from_row(row, where=""),)
 
 
 def test_names_are_lower_case() -> None:

@@ -30,8 +30,7 @@ class ReplayCommandConfig:
     steps: Annotated[Path, tyro.conf.Positional]
     """Folder that `srl-swe data compile` wrote."""
     instances: Path
-    """File of the instances that the trajectories are on: SWE-bench v5 rows or source-distribution rows (.jsonl, .json,
-    .parquet)."""
+    """File of the instances that the trajectories are on, of any kind that srl-swe eval --instances reads."""
     limit: int | None = None
     """Only the first so many trajectories."""
     max_shown: int = 20

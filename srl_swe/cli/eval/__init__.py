@@ -8,6 +8,7 @@ import tyro
 _COMMANDS = {
     "report": ("report", "ReportConfig", "report"),
     "compare": ("compare", "CompareConfig", "compare_folders"),
+    "render": ("render", "RenderConfig", "render"),
     "submit-kit": ("submit_kit", "SubmitKitConfig", "submit_kit"),
 }
 """First word -> its module here, its options, and what runs it: only the one that is asked for is loaded."""

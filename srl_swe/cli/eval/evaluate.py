@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +25,7 @@ from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.report import Summary, summary_table
 from srl_swe.evaluation.report_pages import write_pages
 from srl_swe.evaluation.samples import sample_folders, sample_lines
+from srl_swe.evaluation.samples_page import write_samples_page
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_on
 from srl_swe.evaluation.splits import load_split
 from srl_swe.types import Instance, Prediction
@@ -57,15 +58,18 @@ class EvalConfig:
 
     On several machines: srl-swe eval --instances FILE --gold --engines ssh://a,ssh://b (docs/fleet.md)
 
+    Rows of an older SWE-bench schema: srl-swe eval render FILE --like V5_FILE --out rows.jsonl
+
     With a finished evaluation: srl-swe eval report FOLDER (its pages again), srl-swe eval compare FOLDER FOLDER
     (McNemar's test), srl-swe eval submit-kit FOLDER (for the leaderboard); each has its own --help.
     """
 
     split: str | None = None
-    """verified, lite, lite-dev, full, dev, multilingual, multimodal-dev; or owner/name:split on the hub; or a local
-    file."""
+    """verified, lite, lite-dev, full, dev, multilingual, multimodal-dev, swe-gym, swe-gym-lite, swe-smith, swe-rebench,
+    swe-rebench-leaderboard, r2e-gym, r2e-gym-lite; or owner/name:split on the hub; or a local file."""
     instances: Path | None = None
-    """Local file of instances (.jsonl, .json, .parquet): SWE-bench v5 rows or source-distribution rows."""
+    """Local file of instances (.jsonl, .json, .parquet): rows of SWE-bench v5, SWE-Gym, SWE-smith, SWE-rebench, R2E-Gym
+    or of source distributions."""
     choice: Annotated[Choice, tyro.conf.arg(name="")] = field(default_factory=Choice)
 
     model: str | None = None
@@ -100,6 +104,9 @@ class EvalConfig:
     """Grade everything again, whatever earlier runs found."""
     confirm: int = 1
     """Gradings of each patch. The first counts; the others show which verdicts and tests do not repeat (flaky)."""
+    skip_reinstall: bool = False
+    """Leave out the installation that a script repeats before the tests (pip install -e .), where the patch changes
+    nothing that it depends on. Said in the record; such verdicts are stored apart from others."""
     sampler: Literal["transformers", "vllm"] = "transformers"
     """What samples from a model's folder; vllm runs a vLLM engine on this machine, with all running episodes as a
     batch, and needs the extra [vllm]."""
@@ -154,12 +161,16 @@ def run(arguments: Sequence[str]) -> int:
     config = tyro.cli(EvalConfig, prog="srl-swe eval", args=list(arguments), config=(tyro.conf.AvoidSubcommands,))
     console = Console()
     task_set = load_split(config.split or str(config.instances))
+    if config.skip_reinstall:
+        task_set = tuple(replace(each, tests=replace(each.tests, skip_reinstall=True)) for each in task_set)
     instances = config.choice.of(task_set)
     summaries = run_evaluation(config, instances, task_set, console)
     console.print(summary_table(summaries))
     for line in _further_lines(config, instances, summaries):
         # Instance ids and names of tests come from outside.
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    if len(summaries) > 1:
+        write_samples_page(output_folder(config), console=console)
     if config.acts and any(summary.num_not_predicted for summary in summaries):
         return 1
     return 0 if all(summary.complete for summary in summaries) else 1

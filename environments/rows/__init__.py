@@ -1,0 +1,1 @@
+"""One reader per kind of task row: from its columns to an `Instance`."""
