@@ -67,8 +67,12 @@ class Processes:
         return optimizer
 
     def without_sync(self, policy: Policy, *, last: bool) -> AbstractContextManager[Any]:
-        """Keep gradients to oneself in all but the last backward pass of an update."""
-        return nullcontext() if last or self.count == 1 else self.accelerator.no_sync(policy.scorer)
+        """Keep gradients to oneself in all but the last backward pass of an update.
+
+        Not where weights are sharded: what a process keeps to itself are whole gradients, as large as the model.
+        """
+        share_now = last or self.count == 1 or self.accelerator.is_fsdp2
+        return nullcontext() if share_now else self.accelerator.no_sync(policy.scorer)
 
 
 class SplitSampler:

@@ -194,6 +194,10 @@ def _check_engine(accelerator: Any, config: TrainConfig) -> None:
             f"sampler {config.sampler} serves one process, found {accelerator.num_processes}: leave --sampler out, or "
             "start the run without accelerate launch"
         )
+    if config.attention == "flex" and accelerator.device.type == "cpu":
+        raise ConfigError(
+            "attention flex has no backward pass on CPUs: leave --attention out, or run on a GPU (found device cpu)"
+        )
     kind = accelerator.distributed_type
     sharded_otherwise = kind == DistributedType.FSDP and not accelerator.is_fsdp2
     if sharded_otherwise or kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
@@ -206,7 +210,9 @@ def _check_engine(accelerator: Any, config: TrainConfig) -> None:
 def _load_policy(config: TrainConfig, found: Path | None, device: torch.device) -> Policy:
     """Load the weights of the checkpoint found, or the model to start from, which adapters are put on again."""
     source = found if found and config.lora_rank is None else config.model
-    return Policy.from_pretrained(source, compute_dtype=getattr(torch, config.dtype), device=device)
+    return Policy.from_pretrained(
+        source, compute_dtype=getattr(torch, config.dtype), device=device, attention=config.attention
+    )
 
 
 def _prepare(policy: Policy, config: TrainConfig, found: Path | None) -> None:
@@ -256,7 +262,9 @@ def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:
     """Load the model that the run began from, also in a resumed run."""
     if not config.kl_coef:
         return None
-    reference = Policy.from_pretrained(config.model, compute_dtype=policy.compute_dtype, device=policy.device)
+    reference = Policy.from_pretrained(
+        config.model, compute_dtype=policy.compute_dtype, device=policy.device, attention=config.attention
+    )
     reference.freeze()
     return reference
 

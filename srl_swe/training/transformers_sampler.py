@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from srl_swe.errors import SamplerError
+from srl_swe.training.attend import attend, fold, unfold
+from srl_swe.training.head import output_logits
+from srl_swe.training.layer_masks import LayerMask, layer_mask, unpadded
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, make_completion, prompt_seeds
 
@@ -99,7 +102,7 @@ class TransformersSampler:
         uniforms: Tensor,
         temperature: float,
     ) -> "_Slot":
-        config = self._model.config
+        config = self._model.config.get_text_config()
         heads = config.num_key_value_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         capacity = len(prompt) + num_drafts * max_completion_tokens
@@ -110,12 +113,13 @@ class TransformersSampler:
         ids = torch.tensor([list(prompt)], device=self._model.device)
         hidden = self._model.base_model(
             input_ids=ids,
+            attention_mask=unpadded(len(prompt), ids.device),
             position_ids=torch.arange(len(prompt), device=ids.device)[None],
             use_cache=False,
             srl_swe_slots=[slot],
         ).last_hidden_state
         slot.columns = len(prompt)
-        logits_V = self._model.get_output_embeddings()(hidden[0, -1:]).float()
+        logits_V = output_logits(self._model, hidden[0, -1:])
         logits = logits_V.expand(num_drafts, -1)
         self._extend([slot], logits, temperature)
         return slot
@@ -129,13 +133,14 @@ class TransformersSampler:
             slot.admit_columns(device, self._model.dtype)
         hidden = self._model.base_model(
             input_ids=torch.tensor([tokens], device=device),
+            attention_mask=unpadded(len(tokens), device),
             position_ids=torch.tensor([places], device=device),
             use_cache=False,
             srl_swe_slots=list(active),
         ).last_hidden_state
         for slot in active:
             slot.columns += len(slot.live)
-        logits_NV = self._model.get_output_embeddings()(hidden[0]).float()
+        logits_NV = output_logits(self._model, hidden[0])
         self._extend(active, logits_NV, temperature)
 
     def _extend(self, active: Sequence["_Slot"], logits_NV: Tensor, temperature: float) -> None:
@@ -217,6 +222,10 @@ class _Slot:
     columns: int = 0
     mask: Tensor | None = None
     """Additive, [rollouts of the slot, capacity]; None while the prompt is prefilled."""
+    positions: Tensor | None = None
+    """Of each column's token in its row."""
+    seen: dict[LayerMask | None, Tensor] = field(default_factory=dict)
+    """The mask of the step at hand in the layers of each kind, once for each query head of a key-value head."""
 
     def __post_init__(self) -> None:
         self.live = list(range(len(self.drafts)))
@@ -230,17 +239,33 @@ class _Slot:
         if self.mask is None:
             self.mask = torch.full((len(self.drafts), self.capacity), -torch.inf, dtype=dtype, device=device)
             self.mask[:, : len(self.prompt)] = 0
+            self.positions = torch.arange(self.capacity, device=device)
+        assert self.positions is not None
         added = torch.arange(len(self.live), device=device) + self.columns
         self.mask[torch.tensor(self.live, device=device), added] = 0
+        self.positions[added] = len(self.prompt) + self.length - 1
+        self.seen.clear()
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: LayerMask,
+        *,
+        scaling: float | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
         """Store keys and values [heads, n, width] behind the cached columns and attend to what is visible."""
+        groups = key.shape[0]
         end = self.columns + key.shape[1]
         self.cache[layer, 0, :, self.columns : end] = key
         self.cache[layer, 1, :, self.columns : end] = value
-        heads, num_queries, width = query.shape
-        if self.mask is None:
-            repeats = heads // key.shape[0]
+        heads = query.shape[0]
+        repeats = heads // groups
+        if self.mask is None and mask.is_causal and softcap is None and sinks is None:
             return functional.scaled_dot_product_attention(
                 query[None],
                 key[None].repeat_interleave(repeats, 1),
@@ -248,12 +273,26 @@ class _Slot:
                 is_causal=True,
                 scale=scaling,
             )[0]
-        # Query heads that share a key-value head are laid out as further queries of it: no copy of the cache.
-        folded = query.reshape(1, key.shape[0], -1, width)
-        visible = self.mask[self.live, :end].repeat(heads // key.shape[0], 1)
+        bias = self._bias(mask, end, repeats, query)
         keys, values = self.cache[layer, :, None, :, :end]
-        out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=visible, scale=scaling)
-        return out.view(heads, num_queries, width)
+        folded = fold(query[None], groups)
+        return unfold(attend(folded, keys, values, bias, scaling=scaling, softcap=softcap, sinks=sinks), heads)[0]
+
+    def _bias(self, mask: LayerMask, end: int, repeats: int, query: Tensor) -> Tensor:
+        """Return what is added to the scores of the step's queries in layers of this kind."""
+        if self.mask is None:
+            places = torch.arange(end, device=query.device)
+            seen = mask.allows(places[:, None], places) & (places <= places[:, None])
+            return torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -torch.inf).repeat(repeats, 1)
+        kind = None if mask.is_causal else mask
+        if kind not in self.seen:
+            assert self.positions is not None
+            bias = self.mask[self.live, :end]
+            if kind is not None:
+                place = torch.full((), len(self.prompt) + self.length - 1, device=query.device)
+                bias = bias.masked_fill(~kind.allows(place, self.positions[:end]), -torch.inf)
+            self.seen[kind] = bias.repeat(repeats, 1)
+        return self.seen[kind]
 
 
 def _shared_prompt_attention(
@@ -261,18 +300,24 @@ def _shared_prompt_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: LayerMask,
     *,
-    scaling: float,
     srl_swe_slots: list[_Slot],
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attend slot by slot; the batch is one row of all slots' tokens."""
     sizes = [len(slot.live) for slot in srl_swe_slots] if srl_swe_slots[0].mask is not None else [query.shape[2]]
     tensors = (torch.split(tensor[0], sizes, 1) for tensor in (query, key, value))
     parts = zip(srl_swe_slots, *tensors, strict=True)
-    outs = [slot.attend(module.layer_idx, q, k, v, scaling) for slot, q, k, v in parts]
+    outs = [
+        slot.attend(module.layer_idx, q, k, v, attention_mask, scaling=scaling, softcap=softcap, sinks=s_aux)
+        for slot, q, k, v in parts
+    ]
     return torch.cat(outs, dim=1).transpose(0, 1)[None].contiguous(), None
 
 
 AttentionInterface.register(ATTENTION_NAME, _shared_prompt_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, layer_mask)
