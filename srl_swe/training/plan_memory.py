@@ -100,7 +100,9 @@ def _weights(shape: ModelShape, options: PlannedOptions, devices: Devices) -> li
     state_bytes = 2 if options.optimizer == "adamw_8bit" else 8
     in_float32 = [MemoryTerm(name="weights while loading", num_bytes=4 * parameters, phases=("loading",))]
     if options.sampler == "transformers":
-        in_float32.append(MemoryTerm(name="sampler's copy while made", num_bytes=4 * parameters, phases=("loading",)))
+        in_float32.append(
+            MemoryTerm(name="sampler's copy while made", num_bytes=itemsize * parameters, phases=("loading",))
+        )
     terms = [
         *in_float32,
         MemoryTerm(

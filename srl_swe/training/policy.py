@@ -4,7 +4,6 @@ Leaves out sampling and the optimizer. Weights are float32 masters; computation 
 T = tokens of a pack, N = nodes with a target, H = hidden size, V = vocabulary.
 """
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from srl_swe.training.prefix_tree import Pack
 from srl_swe.training.scorer import TreeScorer
 from srl_swe.training.tree_attention import ATTENTION_NAME
 from srl_swe.training.tree_check import check_tree
-from srl_swe.training.weights import plain_weights
+from srl_swe.training.weights import cast, cast_copy, plain_weights
 from srl_swe.types import Message
 
 
@@ -123,7 +122,8 @@ class Policy:
 
     def freeze(self) -> None:
         """Make it a reference policy: no gradients, weights in the compute dtype."""
-        self.model.to(self.compute_dtype).requires_grad_(False)
+        cast(self.model, self.compute_dtype)
+        self.model.requires_grad_(False)
 
     def encode_prompt(self, messages: list[Message]) -> list[int]:
         """Return the prompt's token ids, up to where the assistant begins to write, the template's own start included.
@@ -170,7 +170,7 @@ class Policy:
 
     def copy_model(self) -> Any:
         """Return an independent copy of the model in the compute dtype, for a sampler."""
-        return copy.deepcopy(self.model).to(self.compute_dtype).eval().requires_grad_(False)
+        return cast_copy(self.model, self.compute_dtype).eval().requires_grad_(False)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and tensor as the plain model has them; every process must go through all of it."""

@@ -40,7 +40,7 @@ from srl_swe.training.samplers import Sampler
 from srl_swe.training.transformers_sampler import TransformersSampler
 from srl_swe.training.vllm_sampler import VLLMSampler
 from srl_swe.training.vllm_server_sampler import VLLMServerSampler
-from srl_swe.training.weights import add_adapters
+from srl_swe.training.weights import add_adapters, cast
 from srl_swe.types import StepExample
 
 ENGINE_FOLDER = "engine"
@@ -218,7 +218,7 @@ def _load_policy(config: TrainConfig, found: Path | None, device: torch.device) 
 def _prepare(policy: Policy, config: TrainConfig, found: Path | None) -> None:
     """Make a policy, of which a sampler has its plain copy, ready to be trained."""
     if config.lora_rank is not None:
-        policy.model.to(policy.compute_dtype)
+        cast(policy.model, policy.compute_dtype)
         alpha = config.lora_alpha or 2 * config.lora_rank
         add_adapters(policy.model, rank=config.lora_rank, alpha=alpha, seed=config.seed)
         if found:

@@ -1,5 +1,6 @@
 """FlexAttention sees what the masks of the other way let through; on CPUs by torch's own reference of it."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,6 +82,18 @@ def test_who_sees_whom_is_the_mask_of_the_other_way() -> None:
             assert mine.sum() == block.mask_QK.sum()
         # The padding: each token sees itself.
         assert seen[pack.num_tokens :].equal(torch.eye(tree.num_padded, dtype=torch.bool)[pack.num_tokens :])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs by a C++ compiler")
+def test_compiled_it_gives_the_same_log_probabilities() -> None:
+    """With caps on scores and windows. On CPUs torch compiles the forward pass alone, and for one length."""
+    model = make_model("gemma2", head_width=32, max_position_embeddings=4096, sliding_window=40)
+    policy = Policy(model, make_tokenizer(), source="gemma2", attention="sdpa")
+    pack = grown_pack()
+    torch.compiler.reset()
+    with torch.no_grad():
+        (found,) = TreeScorer(model, torch.float32, attention="flex")(pack)
+        torch.testing.assert_close(found, policy.logprobs(pack), rtol=1e-5, atol=1e-4)
 
 
 class LargestTensor(TorchDispatchMode):
