@@ -41,6 +41,7 @@ from srl_swe.training.transformers_sampler import TransformersSampler
 from srl_swe.training.vllm_sampler import VLLMSampler
 from srl_swe.training.vllm_server_sampler import VLLMServerSampler
 from srl_swe.training.weights import add_adapters, cast
+from srl_swe.training.zero import deepspeed_accelerator, launched_with_deepspeed
 from srl_swe.types import StepExample
 
 ENGINE_FOLDER = "engine"
@@ -135,7 +136,7 @@ def open_run(
             optimizer = processes.wrap(policy, make_optimizer(config, policy.model))
             state = TrainState()
             if found:
-                load_optimizer(found, policy, optimizer)
+                load_optimizer(found, policy, optimizer, processes)
                 state = load_state(found)
         with RunDisplay(console=None if processes.first else Console(quiet=True)) as display:
             usable = _select(train_examples, config.method == "sft", policy, domain, config, display)
@@ -176,12 +177,11 @@ def open_run(
 
 
 def _make_accelerator(config: TrainConfig) -> Any:
-    return Accelerator(
-        mixed_precision="bf16" if config.dtype == "bfloat16" else "no",
-        cpu=config.device == "cpu",
-        log_with=list(config.trackers) or None,
-        project_dir=str(config.output),
-    )
+    options: dict[str, Any] = {"log_with": list(config.trackers) or None, "project_dir": str(config.output)}
+    if launched_with_deepspeed():
+        return deepspeed_accelerator(config, **options)
+    precision = "bf16" if config.dtype == "bfloat16" else "no"
+    return Accelerator(mixed_precision=precision, cpu=config.device == "cpu", **options)
 
 
 def _check_engine(accelerator: Any, config: TrainConfig) -> None:
@@ -200,10 +200,11 @@ def _check_engine(accelerator: Any, config: TrainConfig) -> None:
         )
     kind = accelerator.distributed_type
     sharded_otherwise = kind == DistributedType.FSDP and not accelerator.is_fsdp2
-    if sharded_otherwise or kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+    if sharded_otherwise or kind == DistributedType.MEGATRON_LM:
         raise ConfigError(
-            f"several processes share a run by DDP or FSDP2, found {kind.value}: launch with `accelerate launch "
-            "--use_fsdp --fsdp_version 2` (shards weights, gradients and optimizer states) or with --multi_gpu"
+            f"several processes share a run by DDP, FSDP2 or DeepSpeed, found {kind.value}: launch with `accelerate "
+            "launch --use_fsdp --fsdp_version 2` (shards weights, gradients and optimizer states), with --multi_gpu, "
+            "or with --use_deepspeed"
         )
 
 
