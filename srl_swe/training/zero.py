@@ -105,14 +105,13 @@ class ZeroEngine:
 
     def optimizer_state(self, model: Any) -> dict[str, Tensor]:
         """Return AdamW's states as whole tensors, by `PARAMETER/KEY`. Every process must call it."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
+        utils: Any = importlib.import_module("deepspeed.utils")
         steps = [state["step"] for state in self._engine.optimizer.optimizer.state.values() if "step" in state]
         tensors: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             if steps and parameter.requires_grad:
                 for key in ("exp_avg", "exp_avg_sq"):
-                    tensors[f"{name}/{key}"] = safe_get_full_optimizer_state(parameter, key).contiguous()
+                    tensors[f"{name}/{key}"] = utils.safe_get_full_optimizer_state(parameter, key).contiguous()
                 tensors[f"{name}/step"] = torch.as_tensor(steps[0]).clone()
         return tensors
 
@@ -122,8 +121,7 @@ class ZeroEngine:
         Raises:
             KeyError: one is missing.
         """
-        from deepspeed.utils import safe_set_full_optimizer_state
-
+        utils: Any = importlib.import_module("deepspeed.utils")
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         if not any(f"{name}/step" in tensors for name, _ in named):
             return
@@ -137,4 +135,4 @@ class ZeroEngine:
         zero._lazy_init_hp_params_optimizer_state()
         for name, parameter in named:
             for key in ("exp_avg", "exp_avg_sq"):
-                safe_set_full_optimizer_state(parameter, tensors[f"{name}/{key}"].to(parameter.device), key)
+                utils.safe_set_full_optimizer_state(parameter, tensors[f"{name}/{key}"].to(parameter.device), key)
