@@ -95,9 +95,8 @@ class Pack:
             # A node before the block is an ancestor of its first query where its subtree goes on into the block.
             keys_K = (ends_T[:end] > start).nonzero().flatten()
             queries_Q1 = torch.arange(start, end)[:, None]
-            mask_QK = self._sees(queries_Q1, keys_K, ends_T, positions_T, allows)
             if allows:
-                keys_K = keys_K[mask_QK.any(0)]
+                keys_K = keys_K[self._sees(queries_Q1, keys_K, ends_T, positions_T, allows).any(0)]
             runs = _runs(keys_K.tolist())
             keys_K = torch.cat([torch.arange(*run) for run in runs])
             mask_QK = self._sees(queries_Q1, keys_K, ends_T, positions_T, allows)

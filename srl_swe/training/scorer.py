@@ -33,6 +33,11 @@ class TreeScorer(nn.Module):
         # Read by Accelerate: the layers that FSDP shards one by one.
         self._no_split_modules = model._no_split_modules
 
+    @property
+    def by_flex(self) -> bool:
+        """Whether trees attend by FlexAttention."""
+        return self.attention == "flex" or (self.attention == "auto" and self.model.device.type == "cuda")
+
     def forward(self, pack: Pack, *, temperature: float = 1.0, with_entropies: bool = False) -> tuple[Tensor, ...]:
         """Return the log-probability of each target node given its ancestors, [N] in float32; maybe entropies besides.
 
@@ -42,7 +47,7 @@ class TreeScorer(nn.Module):
         device = self.model.device
         ids_T, positions_T = pack.token_ids_T.to(device), pack.positions_T.to(device)
         tree: TreeAttention
-        if self.attention == "flex" or (self.attention == "auto" and device.type == "cuda"):
+        if self.by_flex:
             tree = flex = FlexAttention(pack, device=device, dtype=self.compute_dtype)
             ids_T, positions_T = flex.padded(ids_T), flex.padded(positions_T)
         else:

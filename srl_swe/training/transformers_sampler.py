@@ -7,22 +7,16 @@ N = rollouts decoded now, n = those of one prompt, C = cached columns of one pro
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from srl_swe.errors import SamplerError
-from srl_swe.training.attend import attend, fold, unfold
 from srl_swe.training.head import output_logits
-from srl_swe.training.layer_masks import LayerMask, layer_mask, unpadded
+from srl_swe.training.layer_masks import unpadded
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, make_completion, prompt_seeds
-
-ATTENTION_NAME = "srl_swe_shared_prompt"
+from srl_swe.training.shared_prompt import ATTENTION_NAME, Draft, Slot
 
 
 class TransformersSampler:
@@ -65,7 +59,7 @@ class TransformersSampler:
         finished: list[list[SampledCompletion]] = [[] for _ in prompts]
         seeds = prompt_seeds(seed, len(prompts))
         waiting = list(range(len(prompts)))[::-1]
-        active: list[_Slot] = []
+        active: list[Slot] = []
         while waiting or active:
             while waiting and self._has_room(active, len(prompts[waiting[-1]]) + num_drafts * max_completion_tokens):
                 index = waiting.pop()
@@ -86,7 +80,7 @@ class TransformersSampler:
             self._retire(active, finished, max_completion_tokens, on_prompt_done)
         return [drafts * (num_rollouts // len(drafts)) for drafts in finished]
 
-    def _has_room(self, active: Sequence["_Slot"], capacity: int) -> bool:
+    def _has_room(self, active: Sequence["Slot"], capacity: int) -> bool:
         rollouts = sum(len(slot.live) for slot in active)
         cached = sum(slot.capacity for slot in active)
         # An empty engine takes any group that the cache can hold, whatever its size.
@@ -101,15 +95,15 @@ class TransformersSampler:
         max_completion_tokens: int,
         uniforms: Tensor,
         temperature: float,
-    ) -> "_Slot":
+    ) -> "Slot":
         config = self._model.config.get_text_config()
         heads = config.num_key_value_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         capacity = len(prompt) + num_drafts * max_completion_tokens
         shape = (config.num_hidden_layers, 2, heads, capacity, width)
         cache = torch.empty(shape, dtype=self._model.dtype, device=self._model.device)
-        drafts = [_Draft() for _ in range(num_drafts)]
-        slot = _Slot(index=index, prompt=prompt, cache=cache, uniforms=uniforms, drafts=drafts)
+        drafts = [Draft() for _ in range(num_drafts)]
+        slot = Slot(index=index, prompt=prompt, cache=cache, uniforms=uniforms, drafts=drafts)
         ids = torch.tensor([list(prompt)], device=self._model.device)
         hidden = self._model.base_model(
             input_ids=ids,
@@ -124,7 +118,7 @@ class TransformersSampler:
         self._extend([slot], logits, temperature)
         return slot
 
-    def _decode(self, active: Sequence["_Slot"], temperature: float) -> None:
+    def _decode(self, active: Sequence["Slot"], temperature: float) -> None:
         """Feed each live rollout's last token and draw the next."""
         device = self._model.device
         tokens = [slot.drafts[i].ids[-1] for slot in active for i in slot.live]
@@ -143,7 +137,7 @@ class TransformersSampler:
         logits_NV = output_logits(self._model, hidden[0])
         self._extend(active, logits_NV, temperature)
 
-    def _extend(self, active: Sequence["_Slot"], logits_NV: Tensor, temperature: float) -> None:
+    def _extend(self, active: Sequence["Slot"], logits_NV: Tensor, temperature: float) -> None:
         uniforms = torch.cat([slot.uniforms[slot.live, slot.length] for slot in active])
         chosen, logprobs = draw(logits_NV, uniforms.to(logits_NV.device), temperature)
         pairs = iter(zip(chosen.tolist(), logprobs.tolist(), strict=True))
@@ -156,7 +150,7 @@ class TransformersSampler:
 
     def _retire(
         self,
-        active: list["_Slot"],
+        active: list["Slot"],
         finished: list[list[SampledCompletion]],
         max_completion_tokens: int,
         on_prompt_done: Callable[[], None] | None,
@@ -195,129 +189,3 @@ def draw(logits_NV: Tensor, uniforms_N: Tensor, temperature: float) -> tuple[Ten
 def _uniforms(seed: int, num_drafts: int, max_completion_tokens: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(num_drafts, max_completion_tokens, generator=generator, dtype=torch.float64)
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A completion in the making."""
-
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """A prompt being decoded: its cache, and its rollouts."""
-
-    index: int
-    prompt: Sequence[int]
-    cache: Tensor
-    """[layers, 2, key-value heads, capacity, head width]: the prompt's columns, then n per decoded token."""
-    uniforms: Tensor
-    drafts: list[_Draft]
-    live: list[int] = field(init=False)
-    """Rollouts that have not ended."""
-    length: int = 0
-    """Tokens drawn by each live rollout."""
-    columns: int = 0
-    mask: Tensor | None = None
-    """Additive, [rollouts of the slot, capacity]; None while the prompt is prefilled."""
-    positions: Tensor | None = None
-    """Of each column's token in its row."""
-    seen: dict[LayerMask | None, Tensor] = field(default_factory=dict)
-    """The mask of the step at hand in the layers of each kind, once for each query head of a key-value head."""
-
-    def __post_init__(self) -> None:
-        self.live = list(range(len(self.drafts)))
-
-    @property
-    def capacity(self) -> int:
-        return self.cache.shape[3]
-
-    def admit_columns(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Let each live rollout see the column that its last token is about to fill."""
-        if self.mask is None:
-            self.mask = torch.full((len(self.drafts), self.capacity), -torch.inf, dtype=dtype, device=device)
-            self.mask[:, : len(self.prompt)] = 0
-            self.positions = torch.arange(self.capacity, device=device)
-        assert self.positions is not None
-        added = torch.arange(len(self.live), device=device) + self.columns
-        self.mask[torch.tensor(self.live, device=device), added] = 0
-        self.positions[added] = len(self.prompt) + self.length - 1
-        self.seen.clear()
-
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: LayerMask,
-        *,
-        scaling: float | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-    ) -> Tensor:
-        """Store keys and values [heads, n, width] behind the cached columns and attend to what is visible."""
-        groups = key.shape[0]
-        end = self.columns + key.shape[1]
-        self.cache[layer, 0, :, self.columns : end] = key
-        self.cache[layer, 1, :, self.columns : end] = value
-        heads = query.shape[0]
-        repeats = heads // groups
-        if self.mask is None and mask.is_causal and softcap is None and sinks is None:
-            return functional.scaled_dot_product_attention(
-                query[None],
-                key[None].repeat_interleave(repeats, 1),
-                value[None].repeat_interleave(repeats, 1),
-                is_causal=True,
-                scale=scaling,
-            )[0]
-        bias = self._bias(mask, end, repeats, query)
-        keys, values = self.cache[layer, :, None, :, :end]
-        folded = fold(query[None], groups)
-        return unfold(attend(folded, keys, values, bias, scaling=scaling, softcap=softcap, sinks=sinks), heads)[0]
-
-    def _bias(self, mask: LayerMask, end: int, repeats: int, query: Tensor) -> Tensor:
-        """Return what is added to the scores of the step's queries in layers of this kind."""
-        if self.mask is None:
-            places = torch.arange(end, device=query.device)
-            seen = mask.allows(places[:, None], places) & (places <= places[:, None])
-            return torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -torch.inf).repeat(repeats, 1)
-        kind = None if mask.is_causal else mask
-        if kind not in self.seen:
-            assert self.positions is not None
-            bias = self.mask[self.live, :end]
-            if kind is not None:
-                place = torch.full((), len(self.prompt) + self.length - 1, device=query.device)
-                bias = bias.masked_fill(~kind.allows(place, self.positions[:end]), -torch.inf)
-            self.seen[kind] = bias.repeat(repeats, 1)
-        return self.seen[kind]
-
-
-def _shared_prompt_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: LayerMask,
-    *,
-    srl_swe_slots: list[_Slot],
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: object,
-) -> tuple[Tensor, None]:
-    """Attend slot by slot; the batch is one row of all slots' tokens."""
-    sizes = [len(slot.live) for slot in srl_swe_slots] if srl_swe_slots[0].mask is not None else [query.shape[2]]
-    tensors = (torch.split(tensor[0], sizes, 1) for tensor in (query, key, value))
-    parts = zip(srl_swe_slots, *tensors, strict=True)
-    outs = [
-        slot.attend(module.layer_idx, q, k, v, attention_mask, scaling=scaling, softcap=softcap, sinks=s_aux)
-        for slot, q, k, v in parts
-    ]
-    return torch.cat(outs, dim=1).transpose(0, 1)[None].contiguous(), None
-
-
-AttentionInterface.register(ATTENTION_NAME, _shared_prompt_attention)
-AttentionMaskInterface.register(ATTENTION_NAME, layer_mask)

@@ -36,13 +36,14 @@ def check_tree(model: Any, scorer: TreeScorer, *, source: str) -> None:
     trunk, *branches = ([(7 * i * i + 3 * i + 5 * part) % size for i in range(LENGTH)] for part in range(4))
     rows = [Row(prompt_ids=tuple(trunk), completion_ids=tuple(branch)) for branch in branches]
     kind = type(model).__name__
+    advice = f"{ADVICE} If it is FlexAttention that fails, give --attention sdpa." if scorer.by_flex else ADVICE
     try:
         wrong, effect = _compare(model, scorer, rows)
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, IndexError, KeyError, ModelError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"the model in {source} ({kind}) cannot read a packed token tree: {error}. {ADVICE}"
+            f"the model in {source} ({kind}) cannot read a packed token tree: {error}. {advice}"
         ) from error
     if not wrong <= max(TOLERANCE, TOLERATED_SHARE * effect):
         layers = sorted(set(getattr(model.config.get_text_config(), "layer_types", None) or ()))
@@ -50,7 +51,7 @@ def check_tree(model: Any, scorer: TreeScorer, *, source: str) -> None:
         raise ModelError(
             f"the model in {source} ({kind}{known}) does not give the same log-probabilities in a packed token tree as "
             f"row by row (they differ by {wrong:.2g}, seeing another branch changes them by {effect:.2g}): its layers "
-            f"carry a state from token to token, or it changes logits in a way that its config does not say. {ADVICE}"
+            f"carry a state from token to token, or it changes logits in a way that its config does not say. {advice}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,9 +16,11 @@ from srl_swe.errors import ModelError
 from srl_swe.training import prefix_tree
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row, build_pack, pack_rows
+from srl_swe.training.trainer import train
 from srl_swe.training.update import gather_rows
 
-from .tiny import KINDS, make_model, make_tokenizer
+from .run_tiny import tiny_config
+from .tiny import DOMAIN, KINDS, make_examples, make_model, make_tokenizer, write_model
 
 # Few different tokens, so that prefixes are shared at every depth, prompts inside completions included.
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
@@ -156,3 +159,16 @@ def test_a_window_is_of_positions_and_not_of_places_in_the_pack() -> None:
     assert block.mask_QK[11].nonzero().flatten().tolist() == [1, 2, 11]
     assert in_trees(policy, rows, [1.0, 1.0], 99) == pytest.approx(in_rows(rows_model, rows, [1.0, 1.0]), rel=1e-5)
     assert_same(gradients(policy.model), gradients(rows_model))
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3_text"])
+def test_a_run_trains_a_model_of_this_kind(kind: str, tmp_path: Path) -> None:
+    """Sampling, training, validation and checkpoints; the model folder that is left loads again."""
+    model = write_model(tmp_path / "model", kind=kind)
+    config = tiny_config(model, tmp_path / "run", "srl", num_iterations=2, tokens_per_pack=96)
+    result = train(config, make_examples(8), make_examples(2, prefix="v"), DOMAIN)
+    assert result.iterations == 2
+    trained, before = Policy.from_pretrained(result.last_model), Policy.from_pretrained(model)
+    assert type(trained.model) is type(before.model)
+    changed = [name for name, tensor in trained.weights() if not tensor.equal(before.model.state_dict()[name])]
+    assert len(changed) > 10

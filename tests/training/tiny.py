@@ -86,10 +86,10 @@ def make_model(
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
 
 
-def write_model(folder: Path, *, seed: int = 0, head_width: int = 8, **sizes: int) -> Path:
+def write_model(folder: Path, *, kind: str = "llama", seed: int = 0, head_width: int = 8, **sizes: int) -> Path:
     """Write a loadable model folder."""
     tokenizer = make_tokenizer()
-    make_model(seed=seed, vocab_size=len(tokenizer), head_width=head_width, **sizes).save_pretrained(folder)
+    make_model(kind, seed=seed, vocab_size=len(tokenizer), head_width=head_width, **sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
