@@ -1,12 +1,14 @@
 """The update phase against TRL's GRPO update and against the floor, on real trajectories, in one run.
 
     python benchmarks/trainer.py [--history all|2] [--num-steps 12] [--max-prompt-tokens 4096] [--no-checkpointing]
+        [--device cuda] [--attention sdpa|flex]
 
 Every step of real expert trajectories has G = 8 rollouts, sampled from SmolLM2-135M-Instruct. One update is made of
 them (forward, backward, clip, AdamW) by this project, by TRL with the same loss, dtype and gradient checkpointing, and
 by the floor: plain causal sequences of the same model with as many tokens as the trees have, as long as the longest
 row, with logits for as many tokens as are targets. Each side is a process of its own; memory is its peak above the
-loaded model. The losses of the first two are compared.
+loaded model. The losses of the first two are compared. On a GPU memory is the device's, and each side does one update
+before the one that is measured, for what is compiled on the way.
 """
 
 import argparse
@@ -55,6 +57,8 @@ def main() -> None:
     parser.add_argument("--tokens-per-pack", type=int, default=16384)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--no-checkpointing", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--attention", default="auto", choices=["auto", "sdpa", "flex"], help="of ours")
     parser.add_argument("--side", choices=["ours", "trl", "floor"], help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -73,7 +77,8 @@ def main() -> None:
     print(
         f"{int(ours['rows'])} rows, {int(ours['row_tokens'])} row tokens, {int(ours['tree_tokens'])} tree tokens "
         f"({ours['row_tokens'] / ours['tree_tokens']:.1f} times less), {options.dtype}, gradient checkpointing "
-        f"{'off' if options.no_checkpointing else 'on'}, {torch.get_num_threads()} threads"
+        f"{'off' if options.no_checkpointing else 'on'}, {options.device}, attention {options.attention}, "
+        f"{torch.get_num_threads()} threads"
     )
     for side, numbers in found.items():
         rate = numbers["row_tokens"] / numbers["seconds"]
@@ -96,7 +101,7 @@ def in_a_process(side: str, rows: Path) -> dict[str, float]:
 
 def sampled_rows(options: argparse.Namespace) -> list[tuple[list[int], list[int]]]:
     """Return prompt and completion ids: the steps of the first trajectories that fit, G rollouts each."""
-    policy = Policy.from_pretrained(options.model, compute_dtype=torch.bfloat16)
+    policy = Policy.from_pretrained(options.model, compute_dtype=torch.bfloat16, device=options.device)
     limits = PromptLimits(history=None if options.history == "all" else int(options.history))
     domain = software_engineering(limits)
     prompts: list[list[int]] = []
@@ -140,6 +145,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "longest": max(len(row.token_ids) for row in rows),
     }
     side = {"ours": ours, "trl": trl, "floor": floor}[options.side](options, rows, advantages, sizes)
+    if options.device == "cuda":
+        return {**on_a_gpu(side), **sizes}
     gc.collect()
     before = psutil.Process().memory_info().rss
     with PeakMemory() as peak:
@@ -149,11 +156,34 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return {"seconds": seconds, "peak_mb": (peak.most - before) / 1e6, "loss": loss, "norm": norm, **sizes}
 
 
+def on_a_gpu(side: Any) -> dict[str, float]:
+    """Measure the second update, and the most memory of the device above what was there before it."""
+    loss, norm = side()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    started = time.perf_counter()
+    side()
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds,
+        "peak_mb": (torch.cuda.max_memory_allocated() - before) / 1e6,
+        "loss": loss,
+        "norm": norm,
+    }
+
+
 def ours(
     options: argparse.Namespace, rows: tuple[Row, ...], advantages: tuple[float, ...], sizes: dict[str, int]
 ) -> Any:
     """Return one update by this project."""
-    policy = Policy.from_pretrained(options.model, compute_dtype=getattr(torch, options.dtype))
+    policy = Policy.from_pretrained(
+        options.model,
+        compute_dtype=getattr(torch, options.dtype),
+        device=options.device,
+        attention=options.attention,
+    )
     if not options.no_checkpointing:
         policy.enable_gradient_checkpointing()
     config = TrainConfig(
@@ -161,7 +191,7 @@ def ours(
         max_prompt_tokens=options.max_prompt_tokens, max_completion_tokens=options.max_completion_tokens,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-9)
-    processes = Processes(Accelerator(cpu=True))
+    processes = Processes(Accelerator(cpu=options.device == "cpu"))
     names = tuple("step" for _ in rows)
     batch = Batch(
         rows=rows, advantages=advantages, rows_per_group=G, drawn=len(rows) // G, metrics={}, example_ids=names
@@ -183,14 +213,15 @@ def trl(
     import datasets
     from trl import GRPOConfig, GRPOTrainer
 
-    policy = Policy.from_pretrained(options.model)
+    policy = Policy.from_pretrained(options.model, device=options.device)
     policy.model.set_attn_implementation("sdpa")
     trainer: Any = GRPOTrainer(
         model=policy.model,
         reward_funcs=lambda **_: [0.0],
         args=GRPOConfig(
             output_dir=str(options.rows.parent / "trl"), loss_type="grpo", epsilon=0.2, beta=0.0, num_generations=G,
-            per_device_train_batch_size=G, max_completion_length=options.max_completion_tokens, use_cpu=True,
+            per_device_train_batch_size=G, max_completion_length=options.max_completion_tokens,
+            use_cpu=options.device == "cpu",
             bf16=options.dtype == "bfloat16", gradient_checkpointing=not options.no_checkpointing, report_to="none",
             disable_dropout=True,
         ),
@@ -210,7 +241,7 @@ def trl(
         optimizer.zero_grad(set_to_none=True)
         for group, group_advantages in groups:
             with trainer.compute_loss_context_manager():
-                loss = trainer._compute_loss(model, padded(group, group_advantages))
+                loss = trainer._compute_loss(model, padded(group, group_advantages, options.device))
             trainer.accelerator.backward(loss)
             total += float(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -220,27 +251,28 @@ def trl(
     return update
 
 
-def padded(rows: tuple[Row, ...], advantages: tuple[float, ...]) -> dict[str, torch.Tensor]:
+def padded(rows: tuple[Row, ...], advantages: tuple[float, ...], device: str) -> dict[str, torch.Tensor]:
     """Return a group as TRL's trainer holds it: prompts padded on the left, completions on the right."""
     width = max(len(row.prompt_ids) for row in rows)
     length = max(len(row.completion_ids) for row in rows)
     prompt = [[0] * (width - len(row.prompt_ids)) + list(row.prompt_ids) for row in rows]
     completion = [list(row.completion_ids) + [0] * (length - len(row.completion_ids)) for row in rows]
     sizes = [(len(row.prompt_ids), len(row.completion_ids)) for row in rows]
-    return {
+    tensors = {
         "prompt_ids": torch.tensor(prompt),
         "prompt_mask": torch.tensor([[0] * (width - p) + [1] * p for p, _ in sizes]),
         "completion_ids": torch.tensor(completion),
         "completion_mask": torch.tensor([[1] * c + [0] * (length - c) for _, c in sizes]),
         "advantages": torch.tensor(advantages),
     }
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def floor(
     options: argparse.Namespace, rows: tuple[Row, ...], advantages: tuple[float, ...], sizes: dict[str, int]
 ) -> Any:
     """Return one update on plain causal sequences with as many tokens as the trees have."""
-    policy = Policy.from_pretrained(options.model)
+    policy = Policy.from_pretrained(options.model, device=options.device)
     model = policy.model
     model.set_attn_implementation("sdpa")
     if not options.no_checkpointing:
@@ -253,9 +285,9 @@ def floor(
     def update() -> tuple[float, float]:
         optimizer.zero_grad(set_to_none=True)
         for length in lengths:
-            ids = torch.randint(20, 40_000, (1, length))
+            ids = torch.randint(20, 40_000, (1, length), device=options.device)
             kept = min(length - 1, int(share * length) + 1)
-            with torch.autocast("cpu", torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            with torch.autocast(options.device, torch.bfloat16, enabled=options.dtype == "bfloat16"):
                 logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits[0]
             loss = torch.nn.functional.cross_entropy(logits.float(), ids[0, -kept:])
             loss.backward()

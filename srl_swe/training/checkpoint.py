@@ -77,7 +77,7 @@ def save_checkpoint(
     """
     weights = dict(policy.weights())
     adapters = adapter_weights(policy.model)
-    optimizer_tensors = _optimizer_tensors(policy.model, optimizer)
+    optimizer_tensors = _optimizer_tensors(policy.model, optimizer, processes)
     if not processes.first:
         return
 
@@ -153,7 +153,7 @@ def load_adapter_file(folder: Path, policy: Policy) -> None:
         raise CheckpointError(f"{path} cannot be read: {error}. Remove {folder} to go back one.") from error
 
 
-def load_optimizer(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, processes: Processes) -> None:
     """Restore the optimizer and torch's random states.
 
     Raises:
@@ -166,6 +166,9 @@ def load_optimizer(folder: Path, policy: Policy, optimizer: torch.optim.Optimize
         torch.set_rng_state(tensors["rng/cpu"])
         if torch.cuda.is_available() and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"])
+        if processes.zero:
+            processes.zero.load_optimizer_state(policy.model, tensors)
+            return
         for name, parameter in policy.model.named_parameters():
             keys = [key for key in tensors if key.startswith(f"{name}/")]
             if keys:
@@ -231,10 +234,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer, processes: Processes) -> dict[str, Tensor]:
     tensors = {"rng/cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    if processes.zero:
+        return tensors | processes.zero.optimizer_state(model)
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensor = value if isinstance(value, Tensor) else torch.tensor(value)

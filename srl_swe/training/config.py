@@ -19,6 +19,7 @@ from srl_swe.training.episode_config import EpisodeConfig
 Loss = Literal["grpo", "dapo", "dr_grpo", "gspo"]
 Method = Literal["sft", "srl", "rlvr"]
 Schedule = Literal["constant", "cosine"]
+Attention = Literal["auto", "sdpa", "flex"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,7 @@ MAY_CHANGE_ON_RESUME = episode_config.MAY_CHANGE_ON_RESUME | frozenset(
         "profile",
         "output",
         "device",
+        "attention",
         "threads",
         "trackers",
         "patience",
@@ -175,6 +177,9 @@ class TrainConfig:
     """bfloat16: float32 weights under autocast, sampling in bfloat16 (the paper: bf16)."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: the accelerator that is there, else the CPU."""
+    attention: Attention = "auto"
+    """How token trees attend. flex: FlexAttention, without masks; for GPUs. sdpa: with masks, block by block.
+    auto: flex on CUDA, else sdpa."""
     threads: int | None = None
     """CPU threads of torch; by default torch decides."""
 
@@ -221,6 +226,7 @@ class TrainConfig:
         _require(self.schedule in (None, "constant", "cosine"), "schedule", self.schedule, "constant or cosine")
         _require(self.dtype in ("bfloat16", "float32"), "dtype", self.dtype, "bfloat16 or float32")
         _require(self.device in ("auto", "cpu"), "device", self.device, "auto or cpu")
+        _require(self.attention in ("auto", "sdpa", "flex"), "attention", self.attention, "auto, sdpa or flex")
         optimizers = ("adamw", "adamw_8bit")
         _require(self.optimizer in optimizers, "optimizer", self.optimizer, "adamw or adamw_8bit")
         alone = self.lora_alpha is not None and self.lora_rank is None

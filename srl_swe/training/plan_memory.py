@@ -100,7 +100,9 @@ def _weights(shape: ModelShape, options: PlannedOptions, devices: Devices) -> li
     state_bytes = 2 if options.optimizer == "adamw_8bit" else 8
     in_float32 = [MemoryTerm(name="weights while loading", num_bytes=4 * parameters, phases=("loading",))]
     if options.sampler == "transformers":
-        in_float32.append(MemoryTerm(name="sampler's copy while made", num_bytes=4 * parameters, phases=("loading",)))
+        in_float32.append(
+            MemoryTerm(name="sampler's copy while made", num_bytes=itemsize * parameters, phases=("loading",))
+        )
     terms = [
         *in_float32,
         MemoryTerm(
@@ -142,13 +144,15 @@ def _sharing(shape: ModelShape, options: PlannedOptions, trained: int) -> list[M
         return [MemoryTerm(name="gradient buckets (DDP)", num_bytes=4 * trained, phases=phases)]
     if options.launch == "single":
         return []
-    # The layer at work and the next one, and the embeddings, are whole. Up to the last pack of an update nothing is
-    # exchanged, and a process adds up whole gradients.
+    # The layer at work and the next one, and the embeddings, are whole, and so are their gradients until they are
+    # shared out, which is done for each pack.
     whole = 2 * shape.layer_parameters + shape.num_parameters - shape.num_layers * shape.layer_parameters
     itemsize = options.itemsize
     return [
         MemoryTerm(name="gathered shards (FSDP2)", num_bytes=itemsize * whole, phases=("training",)),
-        MemoryTerm(name="gradients not yet shared (FSDP2)", num_bytes=itemsize * trained, phases=("training",)),
+        MemoryTerm(
+            name="gradients not yet shared (FSDP2)", num_bytes=itemsize * min(whole, trained), phases=("training",)
+        ),
     ]
 
 
@@ -201,8 +205,9 @@ def _pass(shape: ModelShape, options: PlannedOptions, devices: Devices, pack: Pa
     """Return what a forward and backward pass of one pack needs."""
     itemsize, layers, tokens = options.itemsize, shape.num_layers, pack.tree_tokens
     repeats = shape.num_heads // shape.num_key_value_heads
-    # Each block has a copy of the keys and values that it sees.
-    block_keys = pack.mask_entries // BLOCK_TOKENS
+    # On GPUs FlexAttention needs neither masks nor copies; else each block has a copy of the keys and values it sees.
+    mask_entries = 0 if devices.device.is_gpu else pack.mask_entries
+    block_keys = mask_entries // BLOCK_TOKENS
     per_layer = activation_bytes(shape, options) * tokens + 2 * block_keys * shape.key_width * itemsize
     kept_layers = 1 if options.gradient_checkpointing else layers
     residual = options.itemsize if options.lora_rank else 4
@@ -210,7 +215,7 @@ def _pass(shape: ModelShape, options: PlannedOptions, devices: Devices, pack: Pa
     # The last norm, in float32, and its output for the targets.
     last = (4 if options.lora_rank else 8) * shape.hidden_size * tokens + itemsize * shape.hidden_size * pack.targets
     chunk = min(pack.targets, LOGIT_CHUNK)
-    mask = pack.mask_entries * repeats * itemsize
+    mask = mask_entries * repeats * itemsize
     terms = [
         MemoryTerm(
             name="activations",
@@ -226,14 +231,11 @@ def _pass(shape: ModelShape, options: PlannedOptions, devices: Devices, pack: Pa
         ),
         MemoryTerm(
             name="attention masks",
-            num_bytes=pack.mask_entries + mask,
+            num_bytes=mask_entries + mask,
             phases=("training",),
-            detail=f"{pack.mask_entries:,} entries, {repeats} query heads for a key-value head",
+            detail=f"{mask_entries:,} entries, {repeats} query heads for a key-value head",
         ),
     ]
-    if devices.device.is_gpu:
-        # SDPA's kernel pads a mask whose width is no multiple of 8, in every layer, and keeps it for the backward pass.
-        terms.append(MemoryTerm(name="padded masks (GPU)", num_bytes=mask * kept_layers, phases=("training",)))
     if options.dtype == "bfloat16" and not options.lora_rank and options.launch != "fsdp2":
         cast = shape.linear_parameters + shape.embedding_parameters
         terms.append(MemoryTerm(name="weights in bfloat16 (autocast)", num_bytes=2 * cast, phases=("training",)))

@@ -145,7 +145,6 @@ def shape_of_config(config: Any, *, name: str, source: str) -> ModelShape:
 
     heads, hidden = size("num_attention_heads"), size("hidden_size")
     biased = bool(config.get("attention_bias", False))
-    window = size("sliding_window", 2**40) if config.get("use_sliding_window", kind == "mistral") else 2**40
     return ModelShape(
         name=name,
         source=source,
@@ -156,7 +155,7 @@ def shape_of_config(config: Any, *, name: str, source: str) -> ModelShape:
         num_key_value_heads=size("num_key_value_heads", heads),
         head_width=size("head_dim", hidden // heads),
         vocabulary=size("vocab_size"),
-        max_context=min(size("max_position_embeddings"), window),
+        max_context=size("max_position_embeddings"),
         tied=bool(config.get("tie_word_embeddings", _KINDS[kind])),
         input_biases=biased or kind == "qwen2",
         output_bias=biased and kind != "qwen2",

@@ -4,7 +4,6 @@ Leaves out sampling and the optimizer. Weights are float32 masters; computation 
 T = tokens of a pack, N = nodes with a target, H = hidden size, V = vocabulary.
 """
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,16 +22,27 @@ from srl_swe.training.chat_template import (
     split_generation_prompt,
     without_answer_start,
 )
-from srl_swe.training.prefix_tree import Pack, Row, build_pack
-from srl_swe.training.scorer import ATTENTION_NAME, TreeScorer
-from srl_swe.training.weights import plain_weights
+from srl_swe.training.config import Attention
+from srl_swe.training.prefix_tree import Pack
+from srl_swe.training.scorer import TreeScorer
+from srl_swe.training.tree_attention import ATTENTION_NAME
+from srl_swe.training.tree_check import check_tree
+from srl_swe.training.weights import cast, cast_copy, plain_weights
 from srl_swe.types import Message
 
 
 class Policy:
     """A causal language model with its tokenizer and chat template."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, source: str, compute_dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        source: str,
+        compute_dtype: torch.dtype = torch.float32,
+        attention: Attention = "auto",
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.compute_dtype = compute_dtype
@@ -43,13 +53,18 @@ class Policy:
         self.stop_ids = frozenset({self.end_of_turn_id, *_eos_ids(model, tokenizer)})
         model.config._attn_implementation = ATTENTION_NAME
         model.eval()
-        self.scorer: Any = TreeScorer(model, compute_dtype)
+        self.scorer: Any = TreeScorer(model, compute_dtype, attention=attention)
         """What every forward pass of a pack goes through; where there are several processes, Accelerate's wrapper."""
-        self._check_forward(source)
+        check_tree(model, self.scorer, source=source)
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, compute_dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        path: str | Path,
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        attention: Attention = "auto",
     ) -> "Policy":
         """Load a model folder.
 
@@ -85,7 +100,8 @@ class Policy:
                 f"the weights in {folder} lack {len(missing)} tensors that config.json asks for, {missing[0]} among "
                 "them; give the folder the weights that belong to its config.json"
             )
-        return cls(model.to(device), tokenizer, source=str(folder), compute_dtype=compute_dtype)
+        model = model.to(device)
+        return cls(model, tokenizer, source=str(folder), compute_dtype=compute_dtype, attention=attention)
 
     @property
     def device(self) -> torch.device:
@@ -95,10 +111,9 @@ class Policy:
 
     @property
     def max_context(self) -> int:
-        """Return the longest row in tokens; a sliding window counts as the end, because trees ignore windows."""
-        config = self.model.config
-        limits = (getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None))
-        return min(int(limit) for limit in limits if limit)
+        """Return the longest row in tokens."""
+        limit: int = self.model.config.get_text_config().max_position_embeddings
+        return limit
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in `logprobs`. Only for models without dropout, as all recent ones are."""
@@ -107,7 +122,8 @@ class Policy:
 
     def freeze(self) -> None:
         """Make it a reference policy: no gradients, weights in the compute dtype."""
-        self.model.to(self.compute_dtype).requires_grad_(False)
+        cast(self.model, self.compute_dtype)
+        self.model.requires_grad_(False)
 
     def encode_prompt(self, messages: list[Message]) -> list[int]:
         """Return the prompt's token ids, up to where the assistant begins to write, the template's own start included.
@@ -154,7 +170,7 @@ class Policy:
 
     def copy_model(self) -> Any:
         """Return an independent copy of the model in the compute dtype, for a sampler."""
-        return copy.deepcopy(self.model).to(self.compute_dtype).eval().requires_grad_(False)
+        return cast_copy(self.model, self.compute_dtype).eval().requires_grad_(False)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and tensor as the plain model has them; every process must go through all of it."""
@@ -167,26 +183,6 @@ class Policy:
         """
         self.model.save_pretrained(folder, state_dict=dict(self.weights() if weights is None else weights))
         self.tokenizer.save_pretrained(folder)
-
-    @torch.no_grad()
-    def _check_forward(self, source: str) -> None:
-        """Compare a two-branch tree with the model's own logits: some architectures scale or cap them."""
-        rows = [Row(prompt_ids=(0, 1), completion_ids=(2, 1)), Row(prompt_ids=(0, 1), completion_ids=(1, 2))]
-        pack = build_pack(rows, range(len(rows)))
-        self.scorer.compute_dtype = torch.float32
-        found_N = self.logprobs(pack)
-        self.scorer.compute_dtype = self.compute_dtype
-        for place, index in enumerate(pack.row_indices):
-            ids = torch.tensor([rows[index].token_ids], device=self.device)
-            logprobs = self.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-            expected = logprobs[1:3].gather(1, ids[0, 2:, None]).squeeze(1)
-            found = found_N[pack.targets_SL[place].to(self.device)]
-            if not torch.allclose(expected, found, rtol=1e-3, atol=1e-3):
-                kind = type(self.model).__name__
-                raise ModelError(
-                    f"the model in {source} ({kind}) does not give the same log-probabilities in a packed tree as "
-                    "row by row; its architecture is not supported. Llama and Qwen2 architectures are tested."
-                )
 
 
 def _check_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ Several trees lie side by side in one pack; no token of one sees a token of anot
 Leaves out the model. T = tokens of a pack, N = nodes with a target, S = rows, L = longest completion.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -82,23 +82,38 @@ class Pack:
         last_S = self.mask_SL.sum(1, keepdim=True) - 1
         return int((depths_N[self.targets_SL.gather(1, last_S)] + 1).sum())
 
-    def attention_blocks(self) -> list["AttentionBlock"]:
+    def attention_blocks(self, allows: Callable[[Tensor, Tensor], Tensor] | None = None) -> list["AttentionBlock"]:
         """Cut the queries into blocks and give each the keys that one of its queries may see.
 
-        Left out are tokens of other trees and of branches that ended before the block.
+        Left out are tokens of other trees, of branches that ended before the block, and what `allows` says of positions
+        in the row: a sliding window, for example.
         """
-        ends_T = self.ends_T.cpu()
+        ends_T, positions_T = self.ends_T.cpu(), self.positions_T.cpu()
         blocks = []
         for start in range(0, self.num_tokens, BLOCK_TOKENS):
             end = min(start + BLOCK_TOKENS, self.num_tokens)
             # A node before the block is an ancestor of its first query where its subtree goes on into the block.
-            needed = (ends_T[:end] > start).nonzero().flatten().tolist()
-            runs = _runs(needed)
-            keys_K = torch.cat([torch.arange(*run) for run in runs])
+            keys_K = (ends_T[:end] > start).nonzero().flatten()
             queries_Q1 = torch.arange(start, end)[:, None]
-            mask_QK = (keys_K <= queries_Q1) & (queries_Q1 < ends_T[keys_K])
+            if allows:
+                keys_K = keys_K[self._sees(queries_Q1, keys_K, ends_T, positions_T, allows).any(0)]
+            runs = _runs(keys_K.tolist())
+            keys_K = torch.cat([torch.arange(*run) for run in runs])
+            mask_QK = self._sees(queries_Q1, keys_K, ends_T, positions_T, allows)
             blocks.append(AttentionBlock(start=start, end=end, key_runs=runs, mask_QK=mask_QK))
         return blocks
+
+    @staticmethod
+    def _sees(
+        queries_Q1: Tensor,
+        keys_K: Tensor,
+        ends_T: Tensor,
+        positions_T: Tensor,
+        allows: Callable[[Tensor, Tensor], Tensor] | None,
+    ) -> Tensor:
+        """Return whether the keys are the queries' own nodes or ancestors, and near enough: [Q, K]."""
+        mask_QK = (keys_K <= queries_Q1) & (queries_Q1 < ends_T[keys_K])
+        return mask_QK & allows(positions_T[queries_Q1], positions_T[keys_K]) if allows else mask_QK
 
     def to(self, device: torch.device) -> "Pack":
         """Return the pack with its tensors on a device."""

@@ -11,10 +11,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
+from torch import Tensor
 
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, Sampler, prompt_seeds
+from srl_swe.training.weights import whole
+from srl_swe.training.zero import ZeroEngine
 
 T = TypeVar("T")
 
@@ -29,6 +32,8 @@ class Processes:
         self.count: int = accelerator.num_processes
         self.index: int = accelerator.process_index
         self.first = self.index == 0
+        self.zero: ZeroEngine | None = None
+        """Where DeepSpeed shares the work."""
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return this process's part: every `count`-th item."""
@@ -60,15 +65,43 @@ class Processes:
             time.sleep(_SETTLING_S)
 
     def wrap(self, policy: Policy, optimizer: torch.optim.Optimizer) -> Any:
-        """Let Accelerate wrap the forward pass (DDP, FSDP2) and return the optimizer that belongs to it."""
-        if self.count == 1:
+        """Let Accelerate wrap the forward pass (DDP, FSDP2, DeepSpeed) and return the optimizer that belongs to it."""
+        by_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if self.count == 1 and not by_deepspeed:
             return optimizer
         policy.scorer, optimizer = self.accelerator.prepare(policy.scorer, optimizer)
+        if by_deepspeed:
+            self.zero = ZeroEngine(policy.scorer)
         return optimizer
 
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of a loss to those of the update, which ends with the last."""
+        if self.zero:
+            self.zero.backward(loss, last=last)
+        else:
+            self.accelerator.backward(loss)
+
+    def clip_gradients(self, policy: Policy, max_norm: float) -> Tensor:
+        """Scale the update's gradient down to a norm, and return the norm that it had."""
+        if self.zero:  # clips as it steps
+            return self.zero.gradient_norm()
+        norm: Tensor = whole(self.accelerator.clip_grad_norm_(policy.scorer.parameters(), max_norm))
+        return norm
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Change the weights."""
+        if self.zero:
+            self.zero.step()
+        else:
+            optimizer.step()
+
     def without_sync(self, policy: Policy, *, last: bool) -> AbstractContextManager[Any]:
-        """Keep gradients to oneself in all but the last backward pass of an update."""
-        return nullcontext() if last or self.count == 1 else self.accelerator.no_sync(policy.scorer)
+        """Keep gradients to oneself in all but the last backward pass of an update.
+
+        Not where weights are sharded: what a process keeps to itself are whole gradients, as large as the model.
+        """
+        share_now = last or self.count == 1 or self.accelerator.is_fsdp2 or self.zero
+        return nullcontext() if share_now else self.accelerator.no_sync(policy.scorer)
 
 
 class SplitSampler:

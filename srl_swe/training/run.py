@@ -40,7 +40,8 @@ from srl_swe.training.samplers import Sampler
 from srl_swe.training.transformers_sampler import TransformersSampler
 from srl_swe.training.vllm_sampler import VLLMSampler
 from srl_swe.training.vllm_server_sampler import VLLMServerSampler
-from srl_swe.training.weights import add_adapters
+from srl_swe.training.weights import add_adapters, cast
+from srl_swe.training.zero import deepspeed_accelerator, launched_with_deepspeed
 from srl_swe.types import StepExample
 
 ENGINE_FOLDER = "engine"
@@ -135,7 +136,7 @@ def open_run(
             optimizer = processes.wrap(policy, make_optimizer(config, policy.model))
             state = TrainState()
             if found:
-                load_optimizer(found, policy, optimizer)
+                load_optimizer(found, policy, optimizer, processes)
                 state = load_state(found)
         with RunDisplay(console=None if processes.first else Console(quiet=True)) as display:
             usable = _select(train_examples, config.method == "sft", policy, domain, config, display)
@@ -176,12 +177,11 @@ def open_run(
 
 
 def _make_accelerator(config: TrainConfig) -> Any:
-    return Accelerator(
-        mixed_precision="bf16" if config.dtype == "bfloat16" else "no",
-        cpu=config.device == "cpu",
-        log_with=list(config.trackers) or None,
-        project_dir=str(config.output),
-    )
+    options: dict[str, Any] = {"log_with": list(config.trackers) or None, "project_dir": str(config.output)}
+    if launched_with_deepspeed():
+        return deepspeed_accelerator(config, **options)
+    precision = "bf16" if config.dtype == "bfloat16" else "no"
+    return Accelerator(mixed_precision=precision, cpu=config.device == "cpu", **options)
 
 
 def _check_engine(accelerator: Any, config: TrainConfig) -> None:
@@ -194,25 +194,32 @@ def _check_engine(accelerator: Any, config: TrainConfig) -> None:
             f"sampler {config.sampler} serves one process, found {accelerator.num_processes}: leave --sampler out, or "
             "start the run without accelerate launch"
         )
+    if config.attention == "flex" and accelerator.device.type == "cpu":
+        raise ConfigError(
+            "attention flex has no backward pass on CPUs: leave --attention out, or run on a GPU (found device cpu)"
+        )
     kind = accelerator.distributed_type
     sharded_otherwise = kind == DistributedType.FSDP and not accelerator.is_fsdp2
-    if sharded_otherwise or kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+    if sharded_otherwise or kind == DistributedType.MEGATRON_LM:
         raise ConfigError(
-            f"several processes share a run by DDP or FSDP2, found {kind.value}: launch with `accelerate launch "
-            "--use_fsdp --fsdp_version 2` (shards weights, gradients and optimizer states) or with --multi_gpu"
+            f"several processes share a run by DDP, FSDP2 or DeepSpeed, found {kind.value}: launch with `accelerate "
+            "launch --use_fsdp --fsdp_version 2` (shards weights, gradients and optimizer states), with --multi_gpu, "
+            "or with --use_deepspeed"
         )
 
 
 def _load_policy(config: TrainConfig, found: Path | None, device: torch.device) -> Policy:
     """Load the weights of the checkpoint found, or the model to start from, which adapters are put on again."""
     source = found if found and config.lora_rank is None else config.model
-    return Policy.from_pretrained(source, compute_dtype=getattr(torch, config.dtype), device=device)
+    return Policy.from_pretrained(
+        source, compute_dtype=getattr(torch, config.dtype), device=device, attention=config.attention
+    )
 
 
 def _prepare(policy: Policy, config: TrainConfig, found: Path | None) -> None:
     """Make a policy, of which a sampler has its plain copy, ready to be trained."""
     if config.lora_rank is not None:
-        policy.model.to(policy.compute_dtype)
+        cast(policy.model, policy.compute_dtype)
         alpha = config.lora_alpha or 2 * config.lora_rank
         add_adapters(policy.model, rank=config.lora_rank, alpha=alpha, seed=config.seed)
         if found:
@@ -256,7 +263,9 @@ def _load_reference(config: TrainConfig, policy: Policy) -> Policy | None:
     """Load the model that the run began from, also in a resumed run."""
     if not config.kl_coef:
         return None
-    reference = Policy.from_pretrained(config.model, compute_dtype=policy.compute_dtype, device=policy.device)
+    reference = Policy.from_pretrained(
+        config.model, compute_dtype=policy.compute_dtype, device=policy.device, attention=config.attention
+    )
     reference.freeze()
     return reference
 

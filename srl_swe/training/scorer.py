@@ -1,71 +1,42 @@
 """The forward pass of a packed token tree: log-probabilities of its targets, and nothing of the size of T x V.
 
 A module of its own, so that Accelerate can wrap it as a whole: what runs in the model runs inside `forward`.
-T = tokens of a pack, N = nodes with a target, R = query heads per key-value head, Q, K = queries and keys of a block,
-H = hidden size, V = vocabulary.
+T = tokens of a pack, N = nodes with a target, H = hidden size, V = vocabulary.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from srl_swe.training.prefix_tree import AttentionBlock, Pack
+from srl_swe.training.config import Attention
+from srl_swe.training.flex_tree import FlexAttention
+from srl_swe.training.head import output_logits
+from srl_swe.training.layer_masks import unpadded
+from srl_swe.training.prefix_tree import Pack
+from srl_swe.training.tree_attention import BlockAttention, TreeAttention
 
 LOGIT_CHUNK = 1024
 """Nodes whose logits exist at once: 1,024 x 49,152 float32 are 200 MB."""
-
-ATTENTION_NAME = "srl_swe_tree"
-UNUSED_MASK = torch.zeros(1, 1, 1, 1)
-"""Four dimensions keep transformers from making a mask of its own."""
-
-
-def _tree_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    srl_swe_blocks: Sequence[tuple[AttentionBlock, Tensor]] | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Attend block by block of a packed tree; without blocks, as transformers' SDPA does."""
-    if srl_swe_blocks is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    outs = []
-    heads, width = key.shape[1], key.shape[3]
-    for block, bias in srl_swe_blocks:
-        keys, values = (
-            torch.cat([tensor[:, :, start:end] for start, end in block.key_runs], dim=2) for tensor in (key, value)
-        )
-        # Query heads that share a key-value head are laid out as further queries of it: no copies of keys.
-        folded = query[:, :, block.start : block.end].reshape(1, heads, -1, width)
-        out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=scaling)
-        outs.append(out.reshape(1, query.shape[1], -1, out.shape[-1]))
-    return torch.cat(outs, dim=2).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(ATTENTION_NAME, _tree_attention)
-AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 
 
 class TreeScorer(nn.Module):
     """A causal language model that reads packs instead of rows."""
 
-    def __init__(self, model: Any, compute_dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, compute_dtype: torch.dtype, *, attention: Attention = "auto") -> None:
         super().__init__()
         self.model = model
         self.compute_dtype = compute_dtype
+        self.attention = attention
         # Read by Accelerate: the layers that FSDP shards one by one.
         self._no_split_modules = model._no_split_modules
+
+    @property
+    def by_flex(self) -> bool:
+        """Whether trees attend by FlexAttention."""
+        return self.attention == "flex" or (self.attention == "auto" and self.model.device.type == "cuda")
 
     def forward(self, pack: Pack, *, temperature: float = 1.0, with_entropies: bool = False) -> tuple[Tensor, ...]:
         """Return the log-probability of each target node given its ancestors, [N] in float32; maybe entropies besides.
@@ -74,15 +45,21 @@ class TreeScorer(nn.Module):
         of the distribution that a target was one draw of, in nats, and detached.
         """
         device = self.model.device
+        ids_T, positions_T = pack.token_ids_T.to(device), pack.positions_T.to(device)
+        tree: TreeAttention
+        if self.by_flex:
+            tree = flex = FlexAttention(pack, device=device, dtype=self.compute_dtype)
+            ids_T, positions_T = flex.padded(ids_T), flex.padded(positions_T)
+        else:
+            tree = BlockAttention(pack, device=device, dtype=self.compute_dtype)
         pack = pack.to(device)
-        blocks = [(block, self._bias(block, device)) for block in pack.attention_blocks()]
         head = self._logprobs_and_entropies if with_entropies else self._logprobs
         with torch.autocast(device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
             hidden_TH = self.model.base_model(
-                input_ids=pack.token_ids_T[None],
-                attention_mask=UNUSED_MASK,
-                srl_swe_blocks=blocks,
-                position_ids=pack.positions_T[None],
+                input_ids=ids_T[None],
+                attention_mask=unpadded(len(ids_T), device),
+                srl_swe_tree=tree,
+                position_ids=positions_T[None],
                 use_cache=False,
             ).last_hidden_state[0]
             # index_select, not indexing: its backward adds in a fixed order, which exact resume needs.
@@ -108,17 +85,7 @@ class TreeScorer(nn.Module):
             return logprobs_N, -(distribution_NV.exp() * distribution_NV).sum(-1)
 
     def _head(self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        logits_NV = self.model.get_output_embeddings()(hidden_NH).float()
+        logits_NV = output_logits(self.model, hidden_NH)
         if temperature != 1.0:
             logits_NV = logits_NV / temperature
         return -functional.cross_entropy(logits_NV, tokens_N, reduction="none"), logits_NV
-
-    def _bias(self, block: AttentionBlock, device: torch.device) -> Tensor:
-        """Return the block's additive mask, once for each query head that shares a key-value head: [R * Q, K].
-
-        SDPA would make one of a boolean mask in every layer, and keep each of them for the backward pass.
-        """
-        config = self.model.config
-        repeats = config.num_attention_heads // config.num_key_value_heads
-        bias_QK = torch.zeros(block.mask_QK.shape, dtype=self.compute_dtype).masked_fill_(~block.mask_QK, -torch.inf)
-        return bias_QK.to(device).repeat(repeats, 1)

@@ -7,19 +7,16 @@ N = rollouts decoded now, n = those of one prompt, C = cached columns of one pro
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers import AttentionInterface
 
 from srl_swe.errors import SamplerError
+from srl_swe.training.head import output_logits
+from srl_swe.training.layer_masks import unpadded
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, make_completion, prompt_seeds
-
-ATTENTION_NAME = "srl_swe_shared_prompt"
+from srl_swe.training.shared_prompt import ATTENTION_NAME, Draft, Slot
 
 
 class TransformersSampler:
@@ -62,7 +59,7 @@ class TransformersSampler:
         finished: list[list[SampledCompletion]] = [[] for _ in prompts]
         seeds = prompt_seeds(seed, len(prompts))
         waiting = list(range(len(prompts)))[::-1]
-        active: list[_Slot] = []
+        active: list[Slot] = []
         while waiting or active:
             while waiting and self._has_room(active, len(prompts[waiting[-1]]) + num_drafts * max_completion_tokens):
                 index = waiting.pop()
@@ -83,7 +80,7 @@ class TransformersSampler:
             self._retire(active, finished, max_completion_tokens, on_prompt_done)
         return [drafts * (num_rollouts // len(drafts)) for drafts in finished]
 
-    def _has_room(self, active: Sequence["_Slot"], capacity: int) -> bool:
+    def _has_room(self, active: Sequence["Slot"], capacity: int) -> bool:
         rollouts = sum(len(slot.live) for slot in active)
         cached = sum(slot.capacity for slot in active)
         # An empty engine takes any group that the cache can hold, whatever its size.
@@ -98,29 +95,30 @@ class TransformersSampler:
         max_completion_tokens: int,
         uniforms: Tensor,
         temperature: float,
-    ) -> "_Slot":
-        config = self._model.config
+    ) -> "Slot":
+        config = self._model.config.get_text_config()
         heads = config.num_key_value_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         capacity = len(prompt) + num_drafts * max_completion_tokens
         shape = (config.num_hidden_layers, 2, heads, capacity, width)
         cache = torch.empty(shape, dtype=self._model.dtype, device=self._model.device)
-        drafts = [_Draft() for _ in range(num_drafts)]
-        slot = _Slot(index=index, prompt=prompt, cache=cache, uniforms=uniforms, drafts=drafts)
+        drafts = [Draft() for _ in range(num_drafts)]
+        slot = Slot(index=index, prompt=prompt, cache=cache, uniforms=uniforms, drafts=drafts)
         ids = torch.tensor([list(prompt)], device=self._model.device)
         hidden = self._model.base_model(
             input_ids=ids,
+            attention_mask=unpadded(len(prompt), ids.device),
             position_ids=torch.arange(len(prompt), device=ids.device)[None],
             use_cache=False,
             srl_swe_slots=[slot],
         ).last_hidden_state
         slot.columns = len(prompt)
-        logits_V = self._model.get_output_embeddings()(hidden[0, -1:]).float()
+        logits_V = output_logits(self._model, hidden[0, -1:])
         logits = logits_V.expand(num_drafts, -1)
         self._extend([slot], logits, temperature)
         return slot
 
-    def _decode(self, active: Sequence["_Slot"], temperature: float) -> None:
+    def _decode(self, active: Sequence["Slot"], temperature: float) -> None:
         """Feed each live rollout's last token and draw the next."""
         device = self._model.device
         tokens = [slot.drafts[i].ids[-1] for slot in active for i in slot.live]
@@ -129,16 +127,17 @@ class TransformersSampler:
             slot.admit_columns(device, self._model.dtype)
         hidden = self._model.base_model(
             input_ids=torch.tensor([tokens], device=device),
+            attention_mask=unpadded(len(tokens), device),
             position_ids=torch.tensor([places], device=device),
             use_cache=False,
             srl_swe_slots=list(active),
         ).last_hidden_state
         for slot in active:
             slot.columns += len(slot.live)
-        logits_NV = self._model.get_output_embeddings()(hidden[0]).float()
+        logits_NV = output_logits(self._model, hidden[0])
         self._extend(active, logits_NV, temperature)
 
-    def _extend(self, active: Sequence["_Slot"], logits_NV: Tensor, temperature: float) -> None:
+    def _extend(self, active: Sequence["Slot"], logits_NV: Tensor, temperature: float) -> None:
         uniforms = torch.cat([slot.uniforms[slot.live, slot.length] for slot in active])
         chosen, logprobs = draw(logits_NV, uniforms.to(logits_NV.device), temperature)
         pairs = iter(zip(chosen.tolist(), logprobs.tolist(), strict=True))
@@ -151,7 +150,7 @@ class TransformersSampler:
 
     def _retire(
         self,
-        active: list["_Slot"],
+        active: list["Slot"],
         finished: list[list[SampledCompletion]],
         max_completion_tokens: int,
         on_prompt_done: Callable[[], None] | None,
@@ -190,89 +189,3 @@ def draw(logits_NV: Tensor, uniforms_N: Tensor, temperature: float) -> tuple[Ten
 def _uniforms(seed: int, num_drafts: int, max_completion_tokens: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(num_drafts, max_completion_tokens, generator=generator, dtype=torch.float64)
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A completion in the making."""
-
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """A prompt being decoded: its cache, and its rollouts."""
-
-    index: int
-    prompt: Sequence[int]
-    cache: Tensor
-    """[layers, 2, key-value heads, capacity, head width]: the prompt's columns, then n per decoded token."""
-    uniforms: Tensor
-    drafts: list[_Draft]
-    live: list[int] = field(init=False)
-    """Rollouts that have not ended."""
-    length: int = 0
-    """Tokens drawn by each live rollout."""
-    columns: int = 0
-    mask: Tensor | None = None
-    """Additive, [rollouts of the slot, capacity]; None while the prompt is prefilled."""
-
-    def __post_init__(self) -> None:
-        self.live = list(range(len(self.drafts)))
-
-    @property
-    def capacity(self) -> int:
-        return self.cache.shape[3]
-
-    def admit_columns(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Let each live rollout see the column that its last token is about to fill."""
-        if self.mask is None:
-            self.mask = torch.full((len(self.drafts), self.capacity), -torch.inf, dtype=dtype, device=device)
-            self.mask[:, : len(self.prompt)] = 0
-        added = torch.arange(len(self.live), device=device) + self.columns
-        self.mask[torch.tensor(self.live, device=device), added] = 0
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Store keys and values [heads, n, width] behind the cached columns and attend to what is visible."""
-        end = self.columns + key.shape[1]
-        self.cache[layer, 0, :, self.columns : end] = key
-        self.cache[layer, 1, :, self.columns : end] = value
-        heads, num_queries, width = query.shape
-        if self.mask is None:
-            repeats = heads // key.shape[0]
-            return functional.scaled_dot_product_attention(
-                query[None],
-                key[None].repeat_interleave(repeats, 1),
-                value[None].repeat_interleave(repeats, 1),
-                is_causal=True,
-                scale=scaling,
-            )[0]
-        # Query heads that share a key-value head are laid out as further queries of it: no copy of the cache.
-        folded = query.reshape(1, key.shape[0], -1, width)
-        visible = self.mask[self.live, :end].repeat(heads // key.shape[0], 1)
-        keys, values = self.cache[layer, :, None, :, :end]
-        out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=visible, scale=scaling)
-        return out.view(heads, num_queries, width)
-
-
-def _shared_prompt_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    srl_swe_slots: list[_Slot],
-    **_: object,
-) -> tuple[Tensor, None]:
-    """Attend slot by slot; the batch is one row of all slots' tokens."""
-    sizes = [len(slot.live) for slot in srl_swe_slots] if srl_swe_slots[0].mask is not None else [query.shape[2]]
-    tensors = (torch.split(tensor[0], sizes, 1) for tensor in (query, key, value))
-    parts = zip(srl_swe_slots, *tensors, strict=True)
-    outs = [slot.attend(module.layer_idx, q, k, v, scaling) for slot, q, k, v in parts]
-    return torch.cat(outs, dim=1).transpose(0, 1)[None].contiguous(), None
-
-
-AttentionInterface.register(ATTENTION_NAME, _shared_prompt_attention)

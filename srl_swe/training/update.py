@@ -15,7 +15,6 @@ from srl_swe.training.objective import average_loss, clipped_loss, divergence, i
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Pack, pack_rows
 from srl_swe.training.processes import Processes
-from srl_swe.training.weights import whole
 
 
 def update_policy(
@@ -50,7 +49,8 @@ def update_policy(
         num_rows = math.fsum(weight for pack in packs for weight in row_weights(batch, pack))
         num_targets = sum(int(counted_mask(batch, pack).sum()) for pack in packs)
         for place, (pack, weight) in enumerate(share):
-            with _explained(pack, config), processes.without_sync(policy, last=place == len(share) - 1):
+            last = place == len(share) - 1
+            with _explained(pack, config), processes.without_sync(policy, last=last):
                 logprobs_N, entropies_N = _policy_logprobs(policy, pack, batch, config)
                 old_N = old[part][place] if old else logprobs_N.detach()
                 loss, counts = pack_loss(
@@ -67,16 +67,16 @@ def update_policy(
                 ids = [batch.example_ids[index] for index in pack.row_indices]
                 require_finite("loss", loss, ids, learning_rate=learning_rate)
                 # Accelerate's wrappers give the mean over processes; ours is a sum over packs.
-                processes.accelerator.backward(loss * weight * processes.count)
+                processes.backward(loss * weight * processes.count, last=last)
             sizes = {"tree_tokens": pack.num_tokens, "row_tokens": pack.num_row_tokens}
             for name, count in {"loss": float(loss.detach()), **counts, **sizes}.items():
                 totals[name] = totals.get(name, 0.0) + count * weight
         with _explained(max(packs, key=lambda pack: pack.num_tokens), config):
-            norm = whole(processes.accelerator.clip_grad_norm_(policy.scorer.parameters(), config.max_grad_norm))
+            norm = processes.clip_gradients(policy, config.max_grad_norm)
             ids = [batch.example_ids[index] for pack in packs for index in pack.row_indices]
             require_finite("gradient norm", norm, ids, learning_rate=learning_rate)
             before_step()
-            optimizer.step()
+            processes.step(optimizer)
         totals["grad_norm"] = totals.get("grad_norm", 0.0) + float(norm) / processes.count
     optimizer.zero_grad(set_to_none=True)
     totals = _summed(processes.gather([totals]))

@@ -3,11 +3,12 @@
 Samplers, checkpoints and model folders all take the weights from here. Leaves out where they go.
 """
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 ADAPTER = "default"
@@ -23,6 +24,32 @@ def add_adapters(model: Any, *, rank: int, alpha: int, seed: int) -> None:
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+
+
+def cast(model: Any, dtype: torch.dtype) -> None:
+    """Give a model's weights another dtype, in place.
+
+    Not the frequencies of rotary positions: rounded to bfloat16 they turn by whole radians some thousand tokens on.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    for name, buffer in model.named_buffers():
+        if _is_rounded(name, buffer):
+            buffer.data = buffer.data.to(dtype)
+
+
+def cast_copy(model: Any, dtype: torch.dtype) -> Any:
+    """Return an independent copy of a model with weights in a dtype; nothing is copied in the old one."""
+    tensors = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if _is_rounded(name, buffer))]
+    made: dict[int, Any] = {}
+    for tensor in tensors:
+        data = tensor.detach().to(dtype, copy=True)
+        made[id(tensor)] = nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data
+    return copy.deepcopy(model, made)
+
+
+def _is_rounded(name: str, buffer: Tensor) -> bool:
+    return buffer.is_floating_point() and not name.endswith("inv_freq")
 
 
 def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:

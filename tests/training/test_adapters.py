@@ -104,7 +104,7 @@ def test_eight_bit_states_are_kept_exactly(tmp_path: Path) -> None:
     )
     again = Policy.from_pretrained(config.output / "last")
     loaded = make_optimizer(config, again.model)
-    load_optimizer(config.output / "last", again, loaded)
+    load_optimizer(config.output / "last", again, loaded, processes)
     after = step(policy, optimizer)
     assert all(torch.equal(after[name], tensor) for name, tensor in step(again, loaded).items())
     assert not torch.equal(before["model.norm.weight"], after["model.norm.weight"])

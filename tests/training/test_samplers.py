@@ -11,7 +11,7 @@ from .tiny import make_model, make_tokenizer
 PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13, 14], [2, 2, 2]]
 
 
-@pytest.fixture(params=["llama", "qwen2"])
+@pytest.fixture(params=["llama", "qwen2", "gemma2", "gemma3_text", "gpt_oss"])
 def policy(request: pytest.FixtureRequest) -> Policy:
     policy = Policy(make_model(request.param), make_tokenizer(), source=request.param)
     # More ways to stop, so that rollouts of one prompt end at different times.

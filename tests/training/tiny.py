@@ -1,11 +1,12 @@
 """A tiny model, tokenizer and domain, made from nothing: what the training tests run on."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import Fuse
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from srl_swe.errors import MalformedCompletionError
 from srl_swe.training.domain import Domain
@@ -31,35 +32,64 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+WINDOW = 3
+"""Of the layers with a sliding window, in tokens."""
+_ALTERNATING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True},
+    "mistral": {"sliding_window": WINDOW},
+    "qwen2": {"tie_word_embeddings": False},
+    "qwen3": {"tie_word_embeddings": True},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1},
+    "gemma2": {**_ALTERNATING, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
+    "gemma3_text": {**_ALTERNATING, "query_pre_attn_scalar": 8},
+    "gpt_oss": {
+        **_ALTERNATING,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+    },
+    "granite": {"logits_scaling": 3.0, "attention_multiplier": 0.5, "residual_multiplier": 0.5},
+    "cohere2": {**_ALTERNATING, "logit_scale": 0.5},
+}
+"""Architectures by transformers' names, and what of their configs matters here."""
+
+
 def make_model(
-    kind: str = "llama", *, seed: int = 0, vocab_size: int = 32, head_width: int = 8, **sizes: int
-) -> torch.nn.Module:
+    kind: str = "llama",
+    *,
+    seed: int = 0,
+    vocab_size: int = 32,
+    head_width: int = 8,
+    attention: str = "eager",
+    **sizes: int,
+) -> Any:
     """Two layers, four heads over two key-value heads, float32, weights large enough to matter."""
     torch.manual_seed(seed)
     options = {
         "vocab_size": vocab_size,
         "hidden_size": 4 * head_width,
+        "head_dim": head_width,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 256,
         "initializer_range": 0.3,
-        "attn_implementation": "sdpa",
         "eos_token_id": 31,
         "bos_token_id": None,
         "pad_token_id": None,
+        **KINDS.get(kind, {}),
         **sizes,
     }
-    if kind == "llama":
-        return LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **options)).eval()
-    return Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=False, **options)).eval()
+    config = CONFIG_MAPPING[kind](**options)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
 
 
-def write_model(folder: Path, *, seed: int = 0, head_width: int = 8, **sizes: int) -> Path:
+def write_model(folder: Path, *, kind: str = "llama", seed: int = 0, head_width: int = 8, **sizes: int) -> Path:
     """Write a loadable model folder."""
     tokenizer = make_tokenizer()
-    make_model(seed=seed, vocab_size=len(tokenizer), head_width=head_width, **sizes).save_pretrained(folder)
+    make_model(kind, seed=seed, vocab_size=len(tokenizer), head_width=head_width, **sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -1,0 +1,64 @@
+"""What a DeepSpeed config may say. Runs under DeepSpeed itself are described in docs/training.md."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srl_swe.errors import ConfigError
+from srl_swe.training.zero import deepspeed_accelerator, launched_with_deepspeed, settle
+
+from .run_tiny import tiny_config
+
+CONFIG = tiny_config(Path("model"), Path("run"), "srl", max_grad_norm=0.5)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_run_fills_in_what_it_decides(stage: int) -> None:
+    given = {
+        "zero_optimization": {"stage": stage, "overlap_comm": True}, "train_batch_size": "auto",
+        "bf16": {"enabled": "auto"}, "gradient_accumulation_steps": "auto", "wall_clock_breakdown": True,
+    }  # fmt: skip
+    settle(given, CONFIG)
+    assert given == {
+        "zero_optimization": {"stage": stage, "overlap_comm": True},
+        "bf16": {"enabled": "auto"},
+        "wall_clock_breakdown": True,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.5,
+    }
+
+
+STAGE_2 = {"zero_optimization": {"stage": 2}}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "stage in the DeepSpeed config must be 1 or 2, found 0: .*--use_fsdp"),
+        ({"zero_optimization": {"stage": 3}}, "must be 1 or 2, found 3"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer"),
+        ({**STAGE_2, "optimizer": {"type": "AdamW"}}, "has 'optimizer': leave it out and give --learning-rate"),
+        ({**STAGE_2, "scheduler": {}}, "has 'scheduler': leave it out and give --schedule"),
+        ({**STAGE_2, "fp16": {"enabled": True}}, "turns on 'fp16': leave it out and give --dtype"),
+        ({**STAGE_2, "gradient_clipping": 1.0}, "gradient_clipping in the DeepSpeed config must be 0.5 or left out"),
+        ({**STAGE_2, "gradient_accumulation_steps": 4}, "must be 1 or left out, found 4"),
+    ],
+)
+def test_what_the_run_decides_otherwise_is_refused(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        settle(given, CONFIG)
+
+
+def test_deepspeed_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not launched_with_deepspeed()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert launched_with_deepspeed()
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(ConfigError, match="pip install deepspeed"):
+        deepspeed_accelerator(CONFIG)
+    eight_bits = tiny_config(Path("model"), Path("run"), "srl", optimizer="adamw_8bit")
+    with pytest.raises(ConfigError, match="optimizer must be adamw under DeepSpeed, found 'adamw_8bit'"):
+        deepspeed_accelerator(eight_bits)
