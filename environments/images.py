@@ -15,6 +15,7 @@ from srl_swe.environments.container import Container
 from srl_swe.environments.downloads import file_lock, sdist_file, wheels_folder
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.image_names import BASE_IMAGE, build_script, package_image_name
+from srl_swe.environments.image_pulls import ImagePuller
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import ImageError
 from srl_swe.types import InstanceEnvironment, SdistRecipe
@@ -47,7 +48,7 @@ def ensure_image(engine: Engine, environment: InstanceEnvironment) -> str:
         ContainerError: the engine failed.
     """
     if environment.recipe is None:
-        _ensure_pulled(engine, environment.image)
+        ImagePuller(engine).ensure(environment.image)
     else:
         package = package_image_name(environment.recipe, environment.workdir)
         _ensure_package_image(engine, package, environment.recipe, environment.workdir)
@@ -62,16 +63,6 @@ def _is_current(engine: Engine, name: str, parent: str) -> bool:
         return False
     parent_image = engine.find_image(parent)
     return parent_image is None or parent_image.id == image.labels.get(PARENT_LABEL)
-
-
-def _ensure_pulled(engine: Engine, name: str) -> None:
-    if engine.find_image(name) is not None:
-        return
-    with file_lock(name):
-        if engine.find_image(name) is not None:
-            return
-        _log.info("pulling %s", name)
-        engine.pull_image(name)
 
 
 def _ensure_package_image(engine: Engine, name: str, recipe: SdistRecipe, workdir: str) -> None:

@@ -28,10 +28,12 @@ from srl_swe.prompts import ISSUE_TEMPLATE, PromptLimits, answer_malformed, pars
 from srl_swe.types import Completion, Instance, Message, Prediction, Step
 
 if TYPE_CHECKING:
+    from srl_swe.evaluation.grading_ahead import GradingAhead
     from srl_swe.training.samplers import SampledCompletion, Sampler
 
 SUBMIT = "submit"
 _STOP_LIMIT_S = 20.0
+_ADMISSION_TICK_S = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +117,17 @@ class Agent:
                 f"context of {max_context} tokens; lower it"
             )
 
-    def run(self, instances: Sequence[Instance], output: Path, *, console: Console | None = None) -> AgentOutcome:
+    def run(
+        self,
+        instances: Sequence[Instance],
+        output: Path,
+        *,
+        console: Console | None = None,
+        ahead: "GradingAhead | None" = None,
+    ) -> AgentOutcome:
         """Act on every instance that `output` has no prediction for; each episode is on disk when it ends.
+
+        `ahead` brings the images and grades each prediction as it comes.
 
         Raises:
             SamplerError: the sampling engine failed; finished episodes are kept.
@@ -129,9 +140,9 @@ class Agent:
             shown = console or Console(stderr=True)
             table = RunningTable("acting", num_total=len(instances), num_earlier=len(done), console=shown)
             with table:
-                rounds = _Rounds(self, self._config, output, table)
+                rounds = _Rounds(self, self._config, output, table, ahead)
                 try:
-                    rounds.play(pending)
+                    rounds.play(ahead.ordered(pending) if ahead else pending)
                 except BaseException:
                     num_done = len(done) + len(rounds.results)
                     shown.print(f"stopped with {num_done} predictions; run the same command again to go on")
@@ -190,11 +201,14 @@ class _Answer:
 class _Rounds:
     """The rounds of one call of `Agent.run`."""
 
-    def __init__(self, agent: Agent, config: AgentConfig, output: Path, table: RunningTable) -> None:
+    def __init__(
+        self, agent: Agent, config: AgentConfig, output: Path, table: RunningTable, ahead: "GradingAhead | None"
+    ) -> None:
         self._agent = agent
         self._config = config
         self._output = output
         self._table = table
+        self._ahead = ahead
         self._pool = WorkPool(config.max_parallel)
         self._environments: dict[str, SWEEnv] = {}
         self._waiting: deque[Episode] = deque()
@@ -207,8 +221,7 @@ class _Rounds:
         self._waiting.extend(Episode(instance=instance, attempt=1) for instance in instances)
         try:
             for round_index in itertools.count():
-                while self._waiting and len(self._active) < self._config.max_parallel:
-                    self._active.append(self._waiting.popleft())
+                self._admit()
                 if not self._active:
                     return
                 self._open([episode for episode in self._active if not episode.opened])
@@ -218,6 +231,16 @@ class _Rounds:
                 self._close(episode)
             # Environments still being started are closed by their own threads, which see that they are late.
             self._pool.join(_STOP_LIMIT_S)
+
+    def _admit(self) -> None:
+        """Let waiting episodes in, as many as there are places and room for images; at least one, if any is left."""
+        while self._waiting and len(self._active) < self._config.max_parallel:
+            if self._ahead is None or self._ahead.admit(self._waiting[0].instance):
+                self._active.append(self._waiting.popleft())
+            elif self._active:
+                return
+            else:
+                time.sleep(_ADMISSION_TICK_S)  # the grading behind it makes room
 
     def _open(self, episodes: Sequence[Episode]) -> None:
         for episode in episodes:
@@ -232,6 +255,8 @@ class _Rounds:
                 episode.started = time.monotonic()
 
     def _start(self, episode: Episode) -> SWEEnv:
+        if self._ahead:
+            self._ahead.fetch(episode.instance)
         retrying = Retrying(
             retry=retry_if_exception_type(ContainerError),
             stop=stop_after_attempt(self._config.infrastructure_attempts + 1 - episode.attempt),
@@ -340,6 +365,9 @@ class _Rounds:
         self._close(episode)
         result = self._agent.write(self._output, episode, answer)
         self.results.append(result)
+        if self._ahead:
+            self._ahead.release(episode.instance, predicted=True)
+            self._ahead.predicted(episode.instance, result.prediction)
         self._table.finish(episode.instance.instance_id, result.exit_status, f"{self._num_steps(episode)} steps")
 
     def _fail(self, episode: Episode, error: Exception, *, retry: bool) -> None:
@@ -349,6 +377,8 @@ class _Rounds:
             EngineUnavailableError: no other episode could go on either.
         """
         self._close(episode)
+        if self._ahead:
+            self._ahead.release(episode.instance, predicted=False)
         if isinstance(error, EngineUnavailableError):
             raise EngineUnavailableError(
                 f"the container engine stopped answering: {error}. {len(self.results)} episodes of this run are in "

@@ -3,6 +3,7 @@
 How one patch is judged is left to `srl_swe.environments.grading`, the figures to `report`.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from srl_swe.types import Instance, Prediction, Verdict
 
 if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
+    from srl_swe.environments.image_supply import ImageSupply
 
 RESULTS_FOLDER = "results"
 
@@ -75,12 +77,14 @@ def evaluate(
     config: EvaluationConfig,
     *,
     engine: "Engine",
+    images: "ImageSupply | None" = None,
     invalid_episodes: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> Summary:
     """Grade the predictions in containers, write report.json and summary.json, and return the summary.
 
-    What an earlier call wrote into the same folder for the same patch and tests is not graded again.
+    What an earlier call wrote into the same folder for the same patch and tests is not graded again. `images` brings
+    the images, and decides on the order.
     `invalid_episodes` says, by instance id, why the agent could not predict (infrastructure failed).
 
     Raises:
@@ -88,35 +92,40 @@ def evaluate(
         EngineUnavailableError: the engine stopped answering; what was graded until then is kept.
         KeyboardInterrupt: after the running containers were removed and the reports written.
     """
-    others = _own_containers(engine)
+    others = own_containers(engine)
     return evaluate_with(
         instances,
         predictions,
         config,
-        judge=container_judge(engine),
+        judge=container_judge(engine, images),
         check_alive=lambda: engine.list_containers(LABEL),
-        stop_running=lambda: [engine.remove(container) for container in _own_containers(engine) - others],
-        image_digest=lambda instance: _image_digest(engine, instance),
+        stop_running=lambda: [engine.remove(container) for container in own_containers(engine) - others],
+        image_digest=lambda instance: image_digest(engine, instance),
+        images=images,
         invalid_episodes=invalid_episodes,
         console=console,
     )
 
 
-def container_judge(engine: "Engine") -> Judge:
-    """Return the judge that makes sure of the image and grades in a fresh container."""
+def container_judge(engine: "Engine", images: "ImageSupply | None" = None) -> Judge:
+    """Return the judge that makes sure of the image and grades in a fresh container.
+
+    With `images` it waits for the image, and releases the instance that was admitted there.
+    """
     from srl_swe.environments.grading import grade
     from srl_swe.environments.images import ensure_image
 
     def judge(instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
         say("image")
-        ensure_image(engine, instance.environment)
-        say("tests")
-        return grade(engine, instance, patch)
+        with images.fetched(instance) if images else contextlib.nullcontext():
+            ensure_image(engine, instance.environment)
+            say("tests")
+            return grade(engine, instance, patch)
 
     return judge
 
 
-def _image_digest(engine: "Engine", instance: Instance) -> str | None:
+def image_digest(engine: "Engine", instance: Instance) -> str | None:
     """Return what the instance's image is made of: its name says it where we build it, else the engine's id of it."""
     if instance.environment.recipe is not None:
         return instance.environment.image
@@ -127,7 +136,8 @@ def _image_digest(engine: "Engine", instance: Instance) -> str | None:
     return image.id if image else None
 
 
-def _own_containers(engine: "Engine") -> set[str]:
+def own_containers(engine: "Engine") -> set[str]:
+    """Return the ids of the containers that this process started."""
     mine = owner_labels().items()
     return {container.id for container in engine.list_containers(LABEL) if mine <= container.labels.items()}
 
@@ -141,13 +151,15 @@ def evaluate_with(
     check_alive: Callable[[], object],
     stop_running: Callable[[], object],
     image_digest: Callable[[Instance], str | None] = lambda instance: None,
+    images: "ImageSupply | None" = None,
     invalid_episodes: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> Summary:
     """Do what `evaluate` does with any judge.
 
     `check_alive` raises ContainerError when nothing can be graded any more; `stop_running` makes running
-    judges fail soon and leaves no container behind; `image_digest` says what an instance's image is now.
+    judges fail soon and leaves no container behind; `image_digest` says what an instance's image is now. What is judged
+    was admitted by `images` before; the judge releases it.
     """
     check_known(predictions, instances)
     started = time.monotonic()
@@ -172,6 +184,7 @@ def evaluate_with(
                     store=store,
                     judge=judge,
                     verdicts=found,
+                    images=images,
                     console=console or Console(stderr=True),
                 )
                 run.grade(jobs, check_alive=check_alive, stop_running=stop_running)
@@ -235,6 +248,7 @@ class _Run:
     store: VerdictStore
     judge: Judge
     verdicts: dict[str, Verdict]
+    images: "ImageSupply | None"
     console: Console
 
     def grade(
@@ -248,7 +262,12 @@ class _Run:
         )
         try:
             with table:
-                outcomes = pool.run(jobs, lambda job: self._judge(job, table), limit_s=self._limit_s)
+                outcomes = pool.run(
+                    self._ordered(jobs),
+                    lambda job: self._judge(job, table),
+                    limit_s=lambda job: grading_limit_s(self.config, job[0]),
+                    may_start=self._admit,
+                )
                 for (instance, prediction), outcome in outcomes:
                     verdict = _as_verdict(instance, outcome)
                     self._record(instance, prediction, verdict, table)
@@ -281,11 +300,23 @@ class _Run:
         self.verdicts[instance.instance_id] = verdict
         table.finish(instance.instance_id, verdict.status, verdict.reason)
 
-    def _limit_s(self, job: Job) -> float:
-        return self.config.image_limit_s + 2 * job[0].tests.timeout_s + self.config.grace_s
+    def _ordered(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        if self.images is None:
+            return jobs
+        by_id = {job[0].instance_id: job for job in jobs}
+        return [by_id[instance.instance_id] for instance in self.images.ordered([job[0] for job in jobs])]
+
+    def _admit(self, job: Job) -> bool:
+        # An empty patch is judged without an image.
+        return self.images is None or not job[1].model_patch or self.images.admit(job[0])
 
     def _how_to_resume(self) -> str:
         return f"run the same command again to go on (results are in {self.config.output})"
+
+
+def grading_limit_s(config: EvaluationConfig, instance: Instance) -> float:
+    """Return the longest that one instance may take to be graded, in seconds, its image included."""
+    return config.image_limit_s + 2 * instance.tests.timeout_s + config.grace_s
 
 
 def stop_running_safely(stop_running: Callable[[], object], pool: WorkPool, *, limit_s: float = 20.0) -> None:

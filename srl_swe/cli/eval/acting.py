@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ from srl_swe.evaluation.batching import BatchedModel
 from srl_swe.evaluation.chat_agent import ChatAgent
 from srl_swe.evaluation.chat_models import ChatModel
 from srl_swe.evaluation.endpoint import Endpoint
+from srl_swe.evaluation.grading_ahead import GradingAhead
 from srl_swe.evaluation.independent import IndependentEpisodes
 from srl_swe.evaluation.scaffolds import Agentless, OracleEdit, gold_paths
 from srl_swe.evaluation.spending import SPENDING_FILE, SpendingAccount
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
     from srl_swe.training.policy import Policy
     from srl_swe.training.samplers import Sampler
 
-Act = Callable[[Path, int], AgentOutcome]
-"""(folder, number of the sample from 0) -> what the agent left behind."""
+
+class Act(Protocol):
+    """Plays the episodes of all instances."""
+
+    def __call__(self, folder: Path, number: int, ahead: GradingAhead | None = None) -> AgentOutcome:
+        """Return what the agent left behind. `number` of the sample from 0; `ahead` brings images and grades."""
+
 
 ENGINE_FOLDER = "engine"
 _SEEDS_OF_A_SAMPLE = 1_000_000
@@ -82,7 +88,7 @@ def opened_agent(config: "EvalConfig", instances: Sequence[Instance], output: Pa
 def _in_rounds(
     config: "EvalConfig", instances: Sequence[Instance], console: Console, policy: "Policy", sampler: "Sampler"
 ) -> Act:
-    def act(folder: Path, number: int) -> AgentOutcome:
+    def act(folder: Path, number: int, ahead: GradingAhead | None = None) -> AgentOutcome:
         agent = Agent(
             sampler,
             policy.encode_prompt,
@@ -91,7 +97,7 @@ def _in_rounds(
             config=_of_sample(config.agent, number),
             limits=_limits(config),
         )
-        return agent.run(instances, folder, console=console)
+        return agent.run(instances, folder, console=console, ahead=ahead)
 
     return act
 
@@ -104,7 +110,7 @@ def _independent(
     model_name: str,
     agent_of: Callable[[AgentConfig], Callable[[], InstanceAgent]],
 ) -> Act:
-    def act(folder: Path, number: int) -> AgentOutcome:
+    def act(folder: Path, number: int, ahead: GradingAhead | None = None) -> AgentOutcome:
         agent_config = _of_sample(config.agent, number)
         episodes = IndependentEpisodes(
             agent_of(agent_config),
@@ -114,7 +120,7 @@ def _independent(
             max_episode_cost=config.asking.max_episode_cost,
             described={"scaffold": config.scaffold} if config.model else {"class": config.agent_class},
         )
-        return episodes.run(instances, folder, console=console)
+        return episodes.run(instances, folder, console=console, ahead=ahead)
 
     return act
 

@@ -5,19 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from srl_swe.cli.eval.acting import opened_agent
+from srl_swe.cli.eval.acting import Act, opened_agent
+from srl_swe.cli.image_options import RunImageOptions
 from srl_swe.errors import ConfigError
-from srl_swe.evaluation.agent import AgentConfig
+from srl_swe.evaluation.agent import AgentConfig, AgentOutcome
 from srl_swe.evaluation.cheats import cheat_lines
 from srl_swe.evaluation.choice import Choice
 from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
 from srl_swe.evaluation.endpoint import EndpointConfig
 from srl_swe.evaluation.gold_failures import find_gold_failures, write_gold_failures
+from srl_swe.evaluation.grading_ahead import GradingAhead
 from srl_swe.evaluation.predictions import read_samples
 from srl_swe.evaluation.progress import printable
 from srl_swe.evaluation.record import read_record
@@ -27,6 +29,10 @@ from srl_swe.evaluation.samples import sample_folders, sample_lines
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.evaluation.splits import load_split
 from srl_swe.types import Instance, Prediction
+
+if TYPE_CHECKING:
+    from srl_swe.environments.engine import Engine
+    from srl_swe.environments.image_supply import ImageSupply
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +55,8 @@ class EvalConfig:
     Edits instead of commands: srl-swe eval --instances FILE --model FOLDER --scaffold oracle-edit
 
     A Python class: srl-swe eval --instances FILE --agent my_module:MyAgent
+
+    On a small disk: srl-swe eval --split verified --disk-budget 60GB --gold (srl-swe images plan says what it takes)
 
     Patches made elsewhere: srl-swe eval --instances FILE --predictions preds.jsonl
 
@@ -108,6 +116,7 @@ class EvalConfig:
     """Last pairs of action and observation shown to the model; default: as the model was trained, else 2."""
     max_observation_chars: int | None = None
     """Longer observations lose their middle in prompts; default: as the model was trained, else 4000."""
+    images: Annotated[RunImageOptions, tyro.conf.arg(name="")] = field(default_factory=RunImageOptions)
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=AgentConfig)
     asking: Annotated[EndpointConfig, tyro.conf.arg(name="")] = field(default_factory=EndpointConfig)
 
@@ -178,30 +187,62 @@ def run_evaluation(
     invalid: list[Mapping[str, str]] = [{} for _ in samples]
     with ExitStack() as acting:
         act = acting.enter_context(opened_agent(config, instances, output, console)) if config.acts else None
-        with connect_engine() as engine:
+        with connect_engine() as engine, ExitStack() as stack:
+            uses = config.samples * (config.confirm + config.acts)
+            images = config.images.supply(engine, instances, uses=uses)
+            if images is not None:
+                stack.enter_context(images)
             if act is not None:
-                outcomes = [act(folder, number) for number, folder in enumerate(sample_folders(output, config.samples))]
+                folders = sample_folders(output, config.samples)
+                outcomes = [
+                    _act(act, number, _grading_config(config, folder), engine, images, console)
+                    for number, folder in enumerate(folders)
+                ]
                 samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
                 # Grading needs the memory more than the model does.
                 acting.close()
             summaries = []
             for folder, predictions, failed in zip(sample_folders(output, len(samples)), samples, invalid, strict=True):
-                evaluation = EvaluationConfig(
-                    output=folder,
-                    max_parallel=config.agent.max_parallel,
-                    retry_invalid=config.retry_invalid,
-                    regrade=config.regrade,
-                    confirm=config.confirm,
-                    split=config.split or Path(str(config.instances)).name,
-                    choice=config.choice.described(),
-                )
                 summaries.append(
                     evaluate(
-                        instances, predictions, evaluation, engine=engine, invalid_episodes=failed, console=console
+                        instances,
+                        predictions,
+                        _grading_config(config, folder),
+                        engine=engine,
+                        images=images,
+                        invalid_episodes=failed,
+                        console=console,
                     )
                 )
                 write_pages(folder, console=console)
             return summaries
+
+
+def _act(
+    act: Act,
+    number: int,
+    grading: EvaluationConfig,
+    engine: "Engine",
+    images: "ImageSupply | None",
+    console: Console,
+) -> AgentOutcome:
+    if images is None:
+        return act(grading.output, number)
+    # So that each image is needed once: otherwise it would go after the episode and come again for the grading.
+    with GradingAhead(engine, images, grading, console=console) as ahead:
+        return act(grading.output, number, ahead)
+
+
+def _grading_config(config: EvalConfig, folder: Path) -> EvaluationConfig:
+    return EvaluationConfig(
+        output=folder,
+        max_parallel=config.agent.max_parallel,
+        retry_invalid=config.retry_invalid,
+        regrade=config.regrade,
+        confirm=config.confirm,
+        split=config.split or Path(str(config.instances)).name,
+        choice=config.choice.described(),
+    )
 
 
 def _further_lines(config: EvalConfig, instances: Sequence[Instance], summaries: Sequence[Summary]) -> Iterator[str]:
