@@ -61,6 +61,8 @@ class DockerImages:
 
         A layer is known by its own digest and those below it, as the engine's store keeps it.
         """
+        if name in self._layers:
+            return self._layers[name]
         try:
             found = self._api.inspect_image(name)
             if found["Id"] not in self._layers:

@@ -33,7 +33,10 @@ def using_images(*names: str) -> Iterator[None]:
 @contextlib.contextmanager
 def removing_image(name: str) -> Iterator[bool]:
     """Keep everybody from beginning to use an image; False where somebody uses it."""
+    is_new = not _path(name).exists()
     lock = _open(_path(name))
+    if is_new:
+        os.utime(lock, (0, 0))  # never used
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,7 +5,7 @@ Left out: in which order they come (`image_order.py`).
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from srl_swe.environments.docker_images import chain_keys
@@ -118,7 +118,13 @@ class ImageSizes:
 
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
             sizes = dict(zip((image.name for image in images), pool.map(find, images), strict=True))
-        return sizes, problems
+        measured = {
+            layer.key: layer
+            for size in sizes.values()
+            if size.known_from in ("engine", "earlier")
+            for layer in size.layers
+        }
+        return {name: replace(size, layers=_better(size.layers, measured)) for name, size in sizes.items()}, problems
 
     def here(self, image: TaskImage) -> ImageSize | None:
         """Return the size of an image that the engine has with what was prepared of it, None where it lacks it.
@@ -188,6 +194,10 @@ def _downloads(remote: RemoteImage | None) -> dict[str, int]:
         return {}
     keys = chain_keys([layer.diff_id for layer in remote.layers])
     return {key: layer.size_bytes for key, layer in zip(keys, remote.layers, strict=True)}
+
+
+def _better(layers: Sequence[ImageLayer], measured: Mapping[str, ImageLayer]) -> tuple[ImageLayer, ...]:
+    return tuple(measured.get(layer.key, layer) for layer in layers)
 
 
 def union_bytes(sizes: Iterable[ImageSize]) -> int:

@@ -7,6 +7,7 @@ import json
 import random
 import tarfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 PACKED_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 PLAIN_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+
+GATED_BYTES = 100_000
 
 
 def digest_of(content: bytes) -> str:
@@ -54,15 +57,17 @@ class LocalRegistry:
     """By "repository:tag" and "repository:sha256:…"."""
     requests: Counter[str] = field(default_factory=Counter)
     """By "METHOD path"."""
-    num_throttled: int = 0
-    """So many of the next manifests are refused with 429."""
+    throttled_until: float = 0.0
+    """Monotonic time until which manifests are refused with 429."""
     retry_after: str = "1"
     cut: Counter[str] = field(default_factory=Counter)
     """Blob -> so many times its connection dies in the middle."""
     wrong: set[str] = field(default_factory=set)
     """Blobs that are served with other content."""
     gate: threading.Event = field(default_factory=threading.Event)
-    """Blobs wait for it in the middle."""
+    """Layers wait for it in the middle."""
+    waiting: threading.Event = field(default_factory=threading.Event)
+    """Set once a blob waits."""
 
     def put(
         self, repository: str, layers: Sequence[Layer], *, tag: str = "1", config: dict[str, Any] | None = None
@@ -126,8 +131,7 @@ def local_registry() -> Iterator[LocalRegistry]:
                 self._answer(404, _error("BLOB_UNKNOWN"))
 
         def _manifest(self, content: bytes | None) -> None:
-            if registry.num_throttled > 0:
-                registry.num_throttled -= self.command == "GET"
+            if time.monotonic() < registry.throttled_until:
                 self._answer(429, _error("TOOMANYREQUESTS"), {"Retry-After": registry.retry_after})
             elif content is None:
                 self._answer(404, _error("MANIFEST_UNKNOWN"))
@@ -151,7 +155,9 @@ def local_registry() -> Iterator[LocalRegistry]:
             middle = (first + len(content)) // 2
             self.wfile.write(content[first:middle])
             self.wfile.flush()
-            registry.gate.wait(60)
+            if len(content) >= GATED_BYTES and not registry.gate.is_set():
+                registry.waiting.set()
+                registry.gate.wait(60)
             if registry.cut[digest] > 0:
                 registry.cut[digest] -= 1
                 self.close_connection = True
