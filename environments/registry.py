@@ -60,6 +60,18 @@ class RemoteImage:
     """Lowest first."""
 
 
+class RegistryUnreachableError(ImageError):
+    """No registry answers at an address: it need not be asked for other images."""
+
+    def __init__(self, host: str, message: str) -> None:
+        super().__init__(message)
+        self.host = host
+
+
+class NoSuchImageError(ImageError):
+    """A registry says that it does not have the image."""
+
+
 class Registries:
     """Reads registries with the credentials that the Docker client knows. Safe for threads."""
 
@@ -163,7 +175,7 @@ class Registries:
                         _read(answer, what)
                 break
         except requests.exceptions.RequestException as error:
-            raise ImageError(f"{what}, does not answer: {error}") from error
+            raise RegistryUnreachableError(host, f"{what}, does not answer: {_reason(error)}") from error
         if answer.status_code == 429:
             raise PullThrottledError(
                 f"{what}, asks for fewer requests (429)", retry_after_s=_seconds(answer.headers.get("Retry-After"))
@@ -172,7 +184,8 @@ class Registries:
             hint = (
                 "; log in with `docker login` if the repository is private" if answer.status_code in (401, 403) else ""
             )
-            raise ImageError(f"{what}, answered {answer.status_code}{hint}")
+            kind = NoSuchImageError if answer.status_code == 404 else ImageError
+            raise kind(f"{what}, answered {answer.status_code}{hint}")
         return answer
 
     @property
@@ -224,6 +237,12 @@ def _is_loopback(hostname: str) -> bool:
         return ipaddress.ip_address(hostname).is_loopback
     except ValueError:
         return hostname == "localhost"
+
+
+def _reason(error: requests.exceptions.RequestException) -> str:
+    """Return what urllib3 found, without what it tried before."""
+    inner = error.args[0] if error.args else error
+    return str(getattr(inner, "reason", None) or inner)
 
 
 def _read(answer: requests.Response, what: str) -> None:

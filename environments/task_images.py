@@ -13,9 +13,10 @@ from srl_swe.environments.engine import Engine, ImageLayer
 from srl_swe.environments.image_ledger import ImageLedger
 from srl_swe.environments.image_names import BASE_IMAGE, package_image_name
 from srl_swe.environments.image_pulls import PullConfig
+from srl_swe.environments.image_references import ImageReference
 from srl_swe.environments.images import PARENT_LABEL
 from srl_swe.environments.preparation import PREPARED_LABEL
-from srl_swe.environments.registry import Registries, RemoteImage
+from srl_swe.environments.registry import NoSuchImageError, Registries, RegistryUnreachableError, RemoteImage
 from srl_swe.errors import ImageError, PullThrottledError
 from srl_swe.types import Instance, InstanceEnvironment
 
@@ -100,8 +101,8 @@ class ImageSizes:
         self._ledger = ledger
         self._pulls = pulls
         self._registries = registries if engine.can_pull else None
-        self._no_more = ""
-        """Why registries are asked no longer."""
+        self._silent: set[str] = set()
+        """Hosts of registries that are asked no longer."""
 
     def of_all(self, images: Sequence[TaskImage]) -> tuple[dict[str, ImageSize], list[str]]:
         """Return the sizes by image name, and what could not be found out, in words.
@@ -157,19 +158,25 @@ class ImageSizes:
             return ImageSize(layers=record.layers, known_from="earlier", download_bytes=_downloads(record.remote))
         if image.environment.recipe is not None:
             return self._of_build(image)
-        remote = record.remote
-        if remote is None and self._registries is not None and not self._no_more:
+        remote, assumed = record.remote, _ASSUMED_PULLED_BYTES
+        source = self._pulls.source(image.name) if remote is None and self._may_ask(image.name, problems) else ""
+        if source and self._registries is not None:
             try:
-                remote = self._registries.find(self._pulls.source(image.name), architecture=self._engine.architecture)
+                remote = self._registries.find(source, architecture=self._engine.architecture)
                 self._ledger.note_remote(image.name, remote)
-            except PullThrottledError as error:
-                self._no_more = str(error)
-                problems.append(f"{error}: what is left was not asked for")
+            except (PullThrottledError, RegistryUnreachableError) as error:
+                host = ImageReference.parse(source).host
+                if host not in self._silent:
+                    problems.append(f"{error}; images of this registry were asked for no longer")
+                self._silent.add(host)
+            except NoSuchImageError as error:
+                problems.append(str(error))
+                assumed = 0  # nothing will come for which others would have to go
             except ImageError as error:
                 problems.append(str(error))
         if remote is None:
             # Kept together by repository: they are likely to share layers.
-            own = ImageLayer(key=f"unknown {image.name}", size_bytes=_ASSUMED_PULLED_BYTES)
+            own = ImageLayer(key=f"unknown {image.name}", size_bytes=assumed)
             shared = ImageLayer(key=f"unknown of {image.repo}", size_bytes=0)
             return ImageSize(layers=(shared, own), known_from="nothing", download_bytes={})
         keys = chain_keys([layer.diff_id for layer in remote.layers])
@@ -178,6 +185,13 @@ class ImageSizes:
             for key, layer in zip(keys, remote.layers, strict=True)
         )
         return ImageSize(layers=layers, known_from="registry", download_bytes=_downloads(remote))
+
+    def _may_ask(self, name: str, problems: list[str]) -> bool:
+        try:
+            return ImageReference.parse(self._pulls.source(name)).host not in self._silent
+        except ImageError as error:
+            problems.append(str(error))
+            return False
 
     def _of_build(self, image: TaskImage) -> ImageSize:
         package = image.names[-1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.image_ledger import ImageLedger
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
-from tests.environments.local_registry import Layer, LocalRegistry, digest_of, layer, local_registry
+from tests.environments.local_registry import Layer, LocalRegistry, layer, local_registry
 
 MB = 1_000_000
 
@@ -53,7 +53,7 @@ class ImageWorld:
     def used_bytes(self) -> int:
         """Return what the images that the engine has take, by what was put into their layers."""
         layers = [layer for name in self.here() for layer in self.layers[name]]
-        return sum({digest_of(layer.tar): layer.size_bytes for layer in layers}.values())
+        return sum({layer.digest: layer.size_bytes for layer in layers}.values())
 
 
 @contextmanager

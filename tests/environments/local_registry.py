@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
@@ -31,10 +31,16 @@ def digest_of(content: bytes) -> str:
 class Layer:
     """A layer as it is served; what it takes unpacked is known beforehand."""
 
-    tar: bytes
+    tar: bytes = field(repr=False)
     size_bytes: int
     """Of its files."""
     is_packed: bool = True
+    digest: str = ""
+    """Of the tar."""
+
+    @classmethod
+    def of(cls, tar: bytes, size_bytes: int, *, is_packed: bool = True) -> Self:
+        return cls(tar=tar, size_bytes=size_bytes, is_packed=is_packed, digest=digest_of(tar))
 
 
 def layer(name: str, size_bytes: int, *, is_packed: bool = True) -> Layer:
@@ -44,7 +50,7 @@ def layer(name: str, size_bytes: int, *, is_packed: bool = True) -> Layer:
         entry = tarfile.TarInfo(name)
         entry.size = size_bytes
         archive.addfile(entry, io.BytesIO(random.Random(name).randbytes(size_bytes)))
-    return Layer(tar=tar.getvalue(), size_bytes=size_bytes, is_packed=is_packed)
+    return Layer.of(tar.getvalue(), size_bytes, is_packed=is_packed)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,7 +58,7 @@ class LocalRegistry:
     """What is served, and how it fails. Change it while it serves."""
 
     host: str = ""
-    blobs: dict[str, bytes] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict, repr=False)
     manifests: dict[str, bytes] = field(default_factory=dict)
     """By "repository:tag" and "repository:sha256:…"."""
     requests: Counter[str] = field(default_factory=Counter)
@@ -77,7 +83,7 @@ class LocalRegistry:
             "architecture": "amd64",
             "os": "linux",
             "config": config or {},
-            "rootfs": {"type": "layers", "diff_ids": [digest_of(each.tar) for each in layers]},
+            "rootfs": {"type": "layers", "diff_ids": [each.digest for each in layers]},
             # As a Dockerfile leaves it: steps with a layer, and one without.
             "history": [
                 *({"created_by": "COPY noise /"} for _ in layers),
@@ -98,11 +104,12 @@ class LocalRegistry:
     def _layer(self, layer: Layer) -> dict[str, Any]:
         if layer.is_packed:
             return self._blob(PACKED_LAYER, gzip.compress(layer.tar, compresslevel=1, mtime=0))
-        return self._blob(PLAIN_LAYER, layer.tar)
+        return self._blob(PLAIN_LAYER, layer.tar, layer.digest)
 
-    def _blob(self, kind: str, content: bytes) -> dict[str, Any]:
-        self.blobs[digest_of(content)] = content
-        return {"mediaType": kind, "size": len(content), "digest": digest_of(content)}
+    def _blob(self, kind: str, content: bytes, digest: str = "") -> dict[str, Any]:
+        digest = digest or digest_of(content)
+        self.blobs[digest] = content
+        return {"mediaType": kind, "size": len(content), "digest": digest}
 
 
 @contextmanager
@@ -139,9 +146,9 @@ def local_registry() -> Iterator[LocalRegistry]:
                 self._answer(200, content, {"Content-Type": MANIFEST, "Docker-Content-Digest": digest_of(content)})
 
         def _blob(self, digest: str) -> None:
-            content = registry.blobs[digest]
+            content = memoryview(registry.blobs[digest])
             if digest in registry.wrong:
-                content = bytes(len(content))
+                content = memoryview(bytes(len(content)))
             first = 0
             if given := self.headers.get("Range"):
                 first = int(given.removeprefix("bytes=").split("-")[0])

@@ -125,7 +125,7 @@ def test_an_image_that_turns_out_larger_than_the_budget_is_an_error_and_no_wait(
 
     noughts = layer("n", 3 * MB)
     start = noughts.tar[:512]
-    packed = Layer(tar=start + bytes(len(noughts.tar) - 512), size_bytes=3 * MB)
+    packed = Layer.of(start + bytes(len(noughts.tar) - 512), 3 * MB)
     name = world.registry.put("t/noughts", [packed])
     world.layers[name] = (packed,)
     instances = [instance_of(name)]
