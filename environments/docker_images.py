@@ -14,7 +14,7 @@ from typing import Any
 import requests
 from docker.api.client import APIClient
 from docker.auth import get_config_header
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, ImageNotFound
 
 from srl_swe.environments.engine import ImageInfo, ImageLayer, PullProgress
 from srl_swe.environments.image_references import ImageReference
@@ -77,12 +77,16 @@ class DockerImages:
 
     def pull(self, name: str, progress: Callable[[PullProgress], None] | None) -> None:
         """Pull once; see `Engine.pull_image`."""
-        reference = ImageReference.parse(name)
         try:
-            with contextlib.closing(self._open_pull(reference)) as response:
+            response = self._open_pull(ImageReference.parse(name))
+        except APIError as error:
+            raise _pull_error(name, str(error.explanation or error)) from error
+        with contextlib.closing(response):
+            try:
                 _follow(response, name, progress)
-        except (DockerException, requests.exceptions.RequestException) as error:
-            raise _pull_error(name, str(getattr(error, "explanation", None) or error)) from error
+            except requests.exceptions.RequestException as error:
+                # Where the engine is gone, the next call finds that out.
+                raise _pull_error(name, f"the engine broke off: {error}") from error
         if self.find(name) is None:
             raise _pull_error(name, "the engine ended the pull without the image")
 
@@ -137,9 +141,9 @@ def _sizes(history: Sequence[Mapping[str, Any]], num_layers: int, *, total: int)
         elif empty and not _METADATA.match(words):
             empty -= 1
             sizes.append(0)
-    sizes += [0] * (num_layers - len(sizes))
-    if sizes:
+    if len(sizes) < num_layers:
         # What the history does not tell of is somewhere; at the top it is shared with nobody.
+        sizes += [0] * (num_layers - len(sizes))
         sizes[-1] += max(0, total - sum(sizes))
     return sizes
 

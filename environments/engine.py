@@ -55,7 +55,7 @@ class ImageInfo:
     names: tuple[str, ...] = ()
     """All its names with tags."""
     digests: tuple[str, ...] = ()
-    """Its manifests in registries, as repository@sha256:…; () = it never came from one."""
+    """Of its manifests, as repository@sha256:…; Docker has none of what never came from a registry, Podman does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -141,8 +141,8 @@ class ImagePuller:
     def _adopt(self, name: str) -> None:
         """Complete the record of a pull that ended well while its process was killed.
 
-        The engine knows a manifest only of what came from a registry: what was loaded from a file since stays
-        unknown to the ledger.
+        What was loaded from a file since is not taken for it: Docker knows no manifest of that, and no registry serves
+        the one that Podman makes up, which is asked for before anything is removed.
         """
         record = self.ledger.find(name)
         image = self._engine.find_image(name)

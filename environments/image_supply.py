@@ -30,6 +30,8 @@ LOGGER = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 _STOP_LIMIT_S = 10.0
+_ROOM_LIMIT_S = 6 * 3600.0
+"""Work that has waited so long for room waits for something that hangs."""
 _ASK_AGAIN_S = 20.0
 """After which the removal of an image that something else used is tried again."""
 
@@ -54,6 +56,8 @@ class _Stock:
     """Whether it failed to come before work asked for it."""
     used: float = 0.0
     """When it was released last, in seconds since the epoch."""
+    refused: float = 0.0
+    """Monotonic time since which work on it waits for room; 0 = none does."""
     kept_until: float = 0.0
     """Monotonic time before which its removal is not tried again, as something outside the run uses it."""
 
@@ -114,6 +118,7 @@ class ImageSupply(Closing):
         self._require_room()
         self._changed = threading.Condition()
         self._closed = False
+        self._trimmed = False
         self._furthest = -1
         """Position of the last image that work asked for."""
         self._threads = [
@@ -140,12 +145,18 @@ class ImageSupply(Closing):
             stock = self._stocks[instance.environment.image]
             if self._closed:
                 return True  # `fetch` says why not
+            if not self._trimmed:
+                self._trimmed = True
+                self._fit(None)
             if stock.status == "absent" and not self._make_room(stock, needed=True):
-                if any(self._will_make_room(each) for each in self._stocks.values()):
+                stock.refused = stock.refused or time.monotonic()
+                waits = time.monotonic() - stock.refused < _ROOM_LIMIT_S
+                if waits and any(self._will_make_room(each) for each in self._stocks.values()):
                     return False
                 stock.status, stock.error = "failed", ImageError(self._no_room(stock))
             if stock.status == "absent":
                 self._expect(stock)
+            stock.refused = 0.0
             stock.users += 1
             self._furthest = max(each.position for each in self._stocks.values() if each.users)
             self._changed.notify_all()
@@ -278,8 +289,8 @@ class ImageSupply(Closing):
             self._remove(min(victims, key=self._worth))
         return True
 
-    def _fit(self, arrived: _Stock) -> ImageError | None:
-        """Come back below the budget where an image is larger than expected; return why it cannot be used at all."""
+    def _fit(self, arrived: _Stock | None) -> ImageError | None:
+        """Come below the budget, where an image is larger than expected too; return why that cannot be used at all."""
         if self._budget_bytes is None:
             return None
         while self._room.used_bytes > self._budget_bytes:
@@ -287,7 +298,7 @@ class ImageSupply(Closing):
             if victims:
                 self._remove(min(victims, key=self._worth))
                 continue
-            if any(each.users and each is not arrived for each in self._stocks.values()):
+            if arrived is None or any(each.users and each is not arrived for each in self._stocks.values()):
                 over = self._room.used_bytes - self._budget_bytes
                 LOGGER.warning("the images in use take %s more than the disk budget", shown_bytes(over))
                 return None

@@ -158,7 +158,8 @@ class ImageSizes:
             return ImageSize(layers=record.layers, known_from="earlier", download_bytes=_downloads(record.remote))
         if image.environment.recipe is not None:
             return self._of_build(image)
-        remote, assumed = record.remote, _ASSUMED_PULLED_BYTES
+        # Nothing will come, for which others would have to go, to an engine that reads no registry.
+        remote, assumed = record.remote, _ASSUMED_PULLED_BYTES if self._engine.can_pull else 0
         source = self._pulls.source(image.name) if remote is None and self._may_ask(image.name, problems) else ""
         if source and self._registries is not None:
             try:
@@ -171,7 +172,7 @@ class ImageSizes:
                 self._silent.add(host)
             except NoSuchImageError as error:
                 problems.append(str(error))
-                assumed = 0  # nothing will come for which others would have to go
+                assumed = 0
             except ImageError as error:
                 problems.append(str(error))
         if remote is None:

@@ -178,7 +178,17 @@ def build_engine(build_cache: Path) -> Iterator[Engine]:
 EVERY_ENGINE = ("docker", "podman", "embedded")
 ON_EVERY_ENGINE = tuple(
     f"test_{name}"
-    for name in ("attacks", "container", "leaks", "sessions", "shell", "snapshots", "swe_env", "worktree")
+    for name in (
+        "attacks",
+        "container",
+        "image_layers",
+        "leaks",
+        "sessions",
+        "shell",
+        "snapshots",
+        "swe_env",
+        "worktree",
+    )
 )
 """Files whose tests run on each engine; the others on Docker alone."""
 

@@ -204,6 +204,11 @@ def test_fetching_stops_at_the_budget_and_goes_on_with_a_larger_one(world: Image
     second = fetch_images(world.engine, instances, budget_bytes=None, pulls=PullConfig(pulls_at_once=4))
     assert (second.num_here, second.num_fetched, second.used_bytes) == (2, 2, 5 * MB)
     assert world.used_bytes() == 5 * MB
+    # More is here than a run may have: what it needs last goes before it begins.
+    with ImageSupply(world.engine, instances, budget_bytes=round(3.5 * MB), ahead=0) as supply:
+        assert supply.admit(instances[0])
+        assert world.here() == set(names[:2])
+        supply.release(instances[0])
 
 
 def test_collection_removes_what_was_used_longest_ago(world: ImageWorld) -> None:
