@@ -48,8 +48,8 @@ class DockerImages:
         return _info(found, (found["Config"] or {}).get("Labels"))
 
     def all(self) -> list[ImageInfo]:
-        """Return every image but those without a name that others are built on."""
-        return [_info(row, row["Labels"]) for row in self._api.images()]
+        """Return every image, also those without a name that others are built on."""
+        return [_info(row, row["Labels"]) for row in self._api.images(all=True)]
 
     def tag(self, name: str, new_name: str) -> None:
         """Give an image one more name."""
@@ -121,7 +121,13 @@ def _info(row: Mapping[str, Any], labels: Mapping[str, str] | None) -> ImageInfo
     names = [name for name in row.get("RepoTags") or () if name != "<none>:<none>"]
     digests = [digest for digest in row.get("RepoDigests") or () if not digest.startswith("<none>@")]
     return ImageInfo(
-        id=row["Id"], size_bytes=row["Size"], labels=labels or {}, names=tuple(names), digests=tuple(digests)
+        id=row["Id"],
+        size_bytes=row["Size"],
+        labels=labels or {},
+        names=tuple(names),
+        digests=tuple(digests),
+        # The list and the inspection of images call it differently.
+        parent=row.get("ParentId") or row.get("Parent") or "",
     )
 
 

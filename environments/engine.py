@@ -56,6 +56,8 @@ class ImageInfo:
     """All its names with tags."""
     digests: tuple[str, ...] = ()
     """Of its manifests, as repository@sha256:…; Docker has none of what never came from a registry, Podman does."""
+    parent: str = ""
+    """Id of the image that keeps its layers as long as this one is here; "" where an engine knows no such bond."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +148,7 @@ class Engine(Protocol):
         """Give an image one more name, which another image may have had."""
 
     def all_images(self) -> list[ImageInfo]:
-        """Return every image that has a name, or that nothing is built on."""
+        """Return every image, also those without a name."""
 
     def image_layers(self, name: str) -> tuple[ImageLayer, ...]:
         """Return an image's layers, the lowest first; () where the engine has none of that name or id."""

@@ -120,16 +120,9 @@ class ImageEviction:
         return [image for image in images if image is not None]
 
     def _built_on(self, info: ImageInfo, *, besides: set[str]) -> str:
-        """Return an image that has all layers of this one: removing this one would free nothing."""
-        layers = self._engine.image_layers(info.id)
-        if not layers:
-            return ""
-        top, depth = layers[-1].key, len(layers)
+        """Return an image that was made of this one, which would keep it under no name."""
         for other in self._engine.all_images():
-            if other.id in besides:
-                continue
-            theirs = self._engine.image_layers(other.id)
-            if len(theirs) >= depth and theirs[depth - 1].key == top:
+            if other.parent == info.id and other.id not in besides:
                 return other.names[0] if other.names else other.id
         return ""
 
