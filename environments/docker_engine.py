@@ -16,7 +16,17 @@ from docker.client import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from srl_swe.closing import Closing
-from srl_swe.environments.engine import HOSTNAME, ContainerSpec, ContainerState, Exec, ImageInfo, Labelled
+from srl_swe.environments.docker_images import DockerImages
+from srl_swe.environments.engine import (
+    HOSTNAME,
+    ContainerSpec,
+    ContainerState,
+    Exec,
+    ImageInfo,
+    ImageLayer,
+    Labelled,
+    PullProgress,
+)
 from srl_swe.environments.slots import EngineSlots
 from srl_swe.environments.streams import AttachedStream
 from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError, ImageError
@@ -75,6 +85,9 @@ class DockerEngine(Closing):
         self._ulimits = _podman_ulimits() if kind == "podman" else []
         self.name = f"{kind} {version.get('Version')} (API {version['ApiVersion']})"
         self.architecture = _MACHINES.get(version["Arch"], version["Arch"])
+        self.identity = information.get("ID") or f"{client.api.base_url} {information.get('DockerRootDir', '')}"
+        self.can_pull = True
+        self._images = DockerImages(client.api)
         options = " ".join(information.get("SecurityOptions") or ())
         self.gaps: tuple[str, ...] = ()
         if "name=rootless" not in options and "name=userns" not in options:
@@ -116,26 +129,27 @@ class DockerEngine(Closing):
     def find_image(self, name: str) -> ImageInfo | None:
         """See `Engine`."""
         with engine_errors(f"cannot look for the image {name}"):
-            try:
-                found: dict[str, Any] = self.client.api.inspect_image(name)
-            except ImageNotFound:
-                return None
-        return ImageInfo(id=found["Id"], size_bytes=found["Size"], labels=(found["Config"] or {}).get("Labels") or {})
+            return self._images.find(name)
 
-    def pull_image(self, name: str) -> None:
+    def pull_image(self, name: str, *, progress: Callable[[PullProgress], None] | None = None) -> None:
         """See `Engine`."""
-        repository, _, tag = name.rpartition(":")
-        if not repository or "/" in tag:
-            repository, tag = name, "latest"
         with engine_errors(f"cannot pull {name}"):
-            try:
-                self.client.images.pull(repository, tag=tag)
-            except (DockerException, requests.exceptions.RequestException) as error:
-                raise ImageError(
-                    f"the image {name} is not in the engine and could not be pulled ({error}). Pull it where a registry"
-                    f" can be reached (docker pull {name}), or bring it over as a file: docker save there, "
-                    "docker load here"
-                ) from error
+            self._images.pull(name, progress)
+
+    def tag_image(self, name: str, new_name: str) -> None:
+        """See `Engine`."""
+        with self._slots.taken(), engine_errors(f"cannot name the image {name} {new_name}"):
+            self._images.tag(name, new_name)
+
+    def all_images(self) -> list[ImageInfo]:
+        """See `Engine`."""
+        with engine_errors("cannot list images"):
+            return self._images.all()
+
+    def image_layers(self, name: str) -> tuple[ImageLayer, ...]:
+        """See `Engine`."""
+        with engine_errors(f"cannot look at the layers of {name}"):
+            return self._images.layers(name)
 
     def remove_image(self, name: str) -> bool:
         """See `Engine`."""

@@ -52,6 +52,12 @@ def file_lock(name: str) -> Iterator[None]:
         yield
 
 
+def is_cached(recipe: SdistRecipe, *, machine: str) -> bool:
+    """Tell whether all that a recipe is built from is here, so that no index is asked for it again."""
+    sdist = cache_dir() / "sdists" / recipe.sdist_sha256 / recipe.sdist_filename
+    return sdist.is_file() and _wheels_path(recipe.requirements, machine).is_dir()
+
+
 def wheels_folder(requirements: tuple[str, ...], *, machine: str) -> Path:
     """Return a folder with one wheel per pinned requirement, for the containers' Python on Linux.
 
@@ -60,8 +66,8 @@ def wheels_folder(requirements: tuple[str, ...], *, machine: str) -> Path:
     Raises:
         ImageError: pip could not fetch all of them as wheels.
     """
-    key = hashlib.sha256("\n".join([machine, CONTAINER_PYTHON, *sorted(requirements)]).encode()).hexdigest()[:16]
-    folder = cache_dir() / "wheels" / key
+    folder = _wheels_path(requirements, machine)
+    key = folder.name
     with file_lock(f"wheels-{key}"):
         if folder.is_dir():
             return folder
@@ -75,6 +81,11 @@ def wheels_folder(requirements: tuple[str, ...], *, machine: str) -> Path:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
     return folder
+
+
+def _wheels_path(requirements: tuple[str, ...], machine: str) -> Path:
+    key = hashlib.sha256("\n".join([machine, CONTAINER_PYTHON, *sorted(requirements)]).encode()).hexdigest()[:16]
+    return cache_dir() / "wheels" / key
 
 
 def sdist_file(recipe: SdistRecipe) -> Path:

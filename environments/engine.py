@@ -4,7 +4,7 @@ Two engines implement it: `docker_engine.py` (Docker and Podman) and `embedded/e
 for machines without either). `connect.py` chooses. Left out: what a container is used for (`container.py`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -52,6 +52,31 @@ class ImageInfo:
     id: str
     size_bytes: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    """All its names with tags."""
+    digests: tuple[str, ...] = ()
+    """Of its manifests, as repository@sha256:…; Docker has none of what never came from a registry, Podman does."""
+    parent: str = ""
+    """Id of the image that keeps its layers as long as this one is here; "" where an engine knows no such bond."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLayer:
+    """A layer on top of certain others: what images share, and what the disk holds once."""
+
+    key: str
+    """The same for the same layer on the same layers, in all images of an engine."""
+    size_bytes: int
+    """Of its files, unpacked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PullProgress:
+    """How far a pull has come. What the engine does not know yet counts as 0."""
+
+    done_bytes: int
+    """Compressed bytes that came, or that were there."""
+    total_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +118,10 @@ class Engine(Protocol):
     """What it does not isolate or limit, in words; () = everything that `ContainerLimits` says holds."""
     architecture: str
     """Of its machines, in the words of `uname -m`."""
+    identity: str
+    """Tells this engine's store of images from every other one's."""
+    can_pull: bool
+    """Whether it reads registries."""
 
     def close(self) -> None:
         """Close the connection; containers keep running."""
@@ -106,8 +135,23 @@ class Engine(Protocol):
     def find_image(self, name: str) -> ImageInfo | None:
         """Return the image of that name or id, None where the engine has none."""
 
-    def pull_image(self, name: str) -> None:
-        """Fetch an image from its registry."""
+    def pull_image(self, name: str, *, progress: Callable[[PullProgress], None] | None = None) -> None:
+        """Fetch an image from its registry, once. `progress` is called as it comes; what it raises ends the pull.
+
+        Raises:
+            PullThrottledError: the registry asks for fewer pulls.
+            DiskFullError: the engine's disk has no room.
+            ImageError: it could not be pulled.
+        """
+
+    def tag_image(self, name: str, new_name: str) -> None:
+        """Give an image one more name, which another image may have had."""
+
+    def all_images(self) -> list[ImageInfo]:
+        """Return every image, also those without a name."""
+
+    def image_layers(self, name: str) -> tuple[ImageLayer, ...]:
+        """Return an image's layers, the lowest first; () where the engine has none of that name or id."""
 
     def remove_image(self, name: str) -> bool:
         """Remove an image; False where there is none, or where something still uses it."""

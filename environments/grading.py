@@ -22,6 +22,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, retry_if
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.forgery import find_signs
+from srl_swe.environments.image_uses import using_images
 from srl_swe.environments.images import ensure_image
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.official_rules import END_MARKER, START_MARKER, Judgement, judge_log, require_rules
@@ -91,8 +92,10 @@ def grade(
         before_sleep=_warn,
         reraise=True,
     )
+    used = [instance.environment.image, *filter(None, [instance.tests.restore_image])]
     try:
-        return retrying(_attempt, engine, instance, patch, limits or ContainerLimits(), started)
+        with using_images(*used):
+            return retrying(_attempt, engine, instance, patch, limits or ContainerLimits(), started)
     except _TestsEndedError as error:
         return _verdict(instance, error.reason, error.log, started)
     except ContainerError as error:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
-from srl_swe.types import DerivedRecipe, SdistRecipe
+from srl_swe.types import DerivedRecipe, InstanceEnvironment, SdistRecipe
 
 BASE_IMAGE = "srl-swe/base:bookworm"
 """Made by docker/make-base-image."""
@@ -33,6 +33,17 @@ def instance_image_name(recipe: SdistRecipe, workdir: str) -> str:
 def derived_image_name(recipe: DerivedRecipe, workdir: str) -> str:
     """Return the name of the image that an agent starts from, the same on every machine."""
     return f"srl-swe/derived:{_digest(asdict(recipe), workdir, build_script('build-derived'))}"
+
+
+def parent_image_name(environment: InstanceEnvironment) -> str | None:
+    """Return the name of the image that an environment's is built on here; None where that is published as it is."""
+    match environment.recipe:
+        case SdistRecipe() as recipe:
+            return package_image_name(recipe, environment.workdir)
+        case DerivedRecipe(parent=parent):
+            return parent
+        case None:
+            return None
 
 
 def _digest(fields: Mapping[str, Any], workdir: str, text: str) -> str:

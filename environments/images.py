@@ -9,12 +9,13 @@ is done once before the first episode (`preparation.py`).
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from srl_swe.environments.container import Container
 from srl_swe.environments.downloads import file_lock, sdist_file, wheels_folder
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.image_names import BASE_IMAGE, build_script, package_image_name
+from srl_swe.environments.image_pulls import ImagePuller
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.errors import ImageError
 from srl_swe.types import DerivedRecipe, InstanceEnvironment, SdistRecipe
@@ -36,20 +37,24 @@ _IMAGE_ENVIRONMENT = {
 _log = logging.getLogger(__name__)
 
 
-def ensure_image(engine: Engine, environment: InstanceEnvironment) -> str:
+def ensure_image(
+    engine: Engine, environment: InstanceEnvironment, *, pull: Callable[[str], object] | None = None
+) -> str:
     """Return the environment's image name after building or pulling what the engine lacks.
 
     Any number of threads and processes may ask for the same image at once; one of them makes it. With a recipe,
-    the package image or the parent is there afterwards too.
+    the package image or the parent is there afterwards too. `pull` makes sure of a published image by its name, in
+    place of a plain pull.
 
     Raises:
         ImageError: the image can be neither built nor pulled; the message says what to do.
         ContainerError: the engine failed.
     """
+    pull = pull or ImagePuller(engine).ensure
     if environment.recipe is None:
-        _ensure_pulled(engine, environment.image)
+        pull(environment.image)
     elif isinstance(environment.recipe, DerivedRecipe):
-        _ensure_pulled(engine, environment.recipe.parent)
+        pull(environment.recipe.parent)
         _ensure_derived_image(engine, environment.image, environment.recipe, environment.workdir)
     else:
         package = package_image_name(environment.recipe, environment.workdir)
@@ -65,16 +70,6 @@ def _is_current(engine: Engine, name: str, parent: str) -> bool:
         return False
     parent_image = engine.find_image(parent)
     return parent_image is None or parent_image.id == image.labels.get(PARENT_LABEL)
-
-
-def _ensure_pulled(engine: Engine, name: str) -> None:
-    if engine.find_image(name) is not None:
-        return
-    with file_lock(name):
-        if engine.find_image(name) is not None:
-            return
-        _log.info("pulling %s", name)
-        engine.pull_image(name)
 
 
 def _ensure_package_image(engine: Engine, name: str, recipe: SdistRecipe, workdir: str) -> None:

@@ -22,6 +22,7 @@ from tenacity import (
 from srl_swe.environments.container import Container
 from srl_swe.environments.egress import Egress
 from srl_swe.environments.engine import Engine
+from srl_swe.environments.image_uses import using_images
 from srl_swe.environments.images import ensure_image
 from srl_swe.environments.limits import ROOT, ContainerLimits
 from srl_swe.environments.preparation import PreparedImage, ensure_prepared, find_prepared, prepare
@@ -97,8 +98,9 @@ def open_session(
         before_sleep=before_sleep_log(LOGGER, logging.INFO),
         reraise=True,
     )
-    ensure_image(engine, environment)
-    return retrying(_open_once, engine, environment, limits, keep_prepared, name_hint)
+    with using_images(environment.image):
+        ensure_image(engine, environment)
+        return retrying(_open_once, engine, environment, limits, keep_prepared, name_hint)
 
 
 def _open_once(

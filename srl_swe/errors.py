@@ -86,5 +86,18 @@ class ImageError(ContainerError):
     """An image is missing and could be neither built nor pulled."""
 
 
+class PullThrottledError(ImageError):
+    """A registry asks for fewer pulls (429, toomanyrequests)."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        """`retry_after_s` is what the registry says; None = it does not say."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DiskFullError(ImageError):
+    """The disk of the engine has no room for an image; to try again would not help."""
+
+
 class EngineTimeoutError(ContainerError, TimeoutError):
     """The engine did not answer a call in time."""

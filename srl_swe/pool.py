@@ -31,20 +31,34 @@ class WorkPool:
         self._threads: list[threading.Thread] = []
 
     def run(
-        self, items: Sequence[Item], work: Callable[[Item], Outcome], *, limit_s: Callable[[Item], float]
+        self,
+        items: Sequence[Item],
+        work: Callable[[Item], Outcome],
+        *,
+        limit_s: Callable[[Item], float],
+        may_start: Callable[[Item], bool] | None = None,
     ) -> Iterator[tuple[Item, Outcome | Exception]]:
-        """Yield (item, outcome) as they come, exceptions as outcomes. Closing the iterator starts no more items."""
-        background = self.in_background(work, limit_s=limit_s)
+        """Yield (item, outcome) as they come, exceptions as outcomes. Closing the iterator starts no more items.
+
+        `may_start` is asked before an item starts, again and again until it says yes; later items wait as well.
+        """
+        background = self.in_background(work, limit_s=limit_s, may_start=may_start)
         for item in items:
             background.add(item)
         while background.num_pending:
             yield from background.take(timeout_s=_TICK_S)
 
     def in_background(
-        self, work: Callable[[Item], Outcome], *, limit_s: Callable[[Item], float]
+        self,
+        work: Callable[[Item], Outcome],
+        *,
+        limit_s: Callable[[Item], float],
+        may_start: Callable[[Item], bool] | None = None,
     ) -> "BackgroundWork[Item, Outcome]":
         """Return a queue of such work that goes on beside the caller."""
-        return BackgroundWork(work, limit_s=limit_s, max_parallel=self._max_parallel, start=self._start)
+        return BackgroundWork(
+            work, limit_s=limit_s, max_parallel=self._max_parallel, start=self._start, may_start=may_start
+        )
 
     def join(self, timeout_s: float) -> bool:
         """Wait until the threads have ended, at most `timeout_s`; return whether all have."""
@@ -71,11 +85,13 @@ class BackgroundWork(Generic[Item, Outcome]):
         limit_s: Callable[[Item], float],
         max_parallel: int,
         start: Callable[[Callable[[], None]], None],
+        may_start: Callable[[Item], bool] | None = None,
     ) -> None:
         self._work = work
         self._limit_s = limit_s
         self._max_parallel = max_parallel
         self._start = start
+        self._may_start = may_start or (lambda item: True)
         self._items: list[Item] = []
         self._waiting: deque[int] = deque()
         self._deadlines: dict[int, float] = {}
@@ -95,6 +111,9 @@ class BackgroundWork(Generic[Item, Outcome]):
     def take(self, *, timeout_s: float) -> list[tuple[Item, Outcome | Exception]]:
         """Return the outcomes that have come, exceptions included; wait for the first at most `timeout_s`."""
         self._fill()
+        if self._waiting and not self._deadlines:
+            time.sleep(timeout_s)  # the first of them may not start yet
+            self._fill()
         taken: list[tuple[Item, Outcome | Exception]] = []
         while self._deadlines:
             try:
@@ -112,6 +131,8 @@ class BackgroundWork(Generic[Item, Outcome]):
 
     def _fill(self) -> None:
         while self._waiting and len(self._deadlines) < self._max_parallel:
+            if not self._may_start(self._items[self._waiting[0]]):
+                return
             index = self._waiting.popleft()
             self._deadlines[index] = time.monotonic() + self._limit_s(self._items[index])
             self._start(lambda index=index: self._work_on(index))  # type: ignore[misc]

@@ -9,7 +9,7 @@ container. Left out: the protocol's meaning (`engine.py`), namespaces (`sandbox.
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +20,15 @@ from srl_swe.environments.embedded.images import EmbeddedImages, ImageRecord, wi
 from srl_swe.environments.embedded.piped_exec import open_exec, read_archive
 from srl_swe.environments.embedded.probe import examine, find_gaps
 from srl_swe.environments.embedded.spawner import TaskError
-from srl_swe.environments.engine import ContainerSpec, ContainerState, Exec, ImageInfo, Labelled
+from srl_swe.environments.engine import (
+    ContainerSpec,
+    ContainerState,
+    Exec,
+    ImageInfo,
+    ImageLayer,
+    Labelled,
+    PullProgress,
+)
 from srl_swe.errors import ContainerError, EngineTimeoutError, EngineUnavailableError, ImageError
 from srl_swe.paths import cache_dir
 
@@ -48,6 +56,8 @@ class EmbeddedEngine(Closing):
         """The store of images."""
         self.name = f"embedded ({machine.version}, Linux {os.uname().release})"
         self.architecture = os.uname().machine
+        self.identity = f"embedded {self._folder.path.resolve()}"
+        self.can_pull = False
         self.gaps = find_gaps(self._folder, machine)
 
     def close(self) -> None:
@@ -66,15 +76,33 @@ class EmbeddedEngine(Closing):
         """See `Engine`."""
         with _errors(f"cannot look for the image {name}"):
             image = self.images.find(name)
-        return None if image is None else ImageInfo(id=image.id, size_bytes=image.size_bytes, labels=image.labels)
+        return None if image is None else _info(image)
 
-    def pull_image(self, name: str) -> None:
-        """See `Engine`."""
+    def pull_image(self, name: str, *, progress: Callable[[PullProgress], None] | None = None) -> None:
+        """See `Engine`. It reads no registry."""
         raise ImageError(
             f"the image {name} is not in the embedded engine, which knows no registry. Where Docker or Podman can pull "
             f"it: `docker pull {name} && docker save {name} -o image.tar`; then here: "
             f"`SRL_SWE_CACHE={cache_dir()} python -m srl_swe.environments.embedded.image_archives load image.tar`"
         )
+
+    def tag_image(self, name: str, new_name: str) -> None:
+        """See `Engine`. An image has one name here."""
+        raise ImageError(f"the embedded engine cannot name the image {name} {new_name}: it knows one name per image")
+
+    def all_images(self) -> list[ImageInfo]:
+        """See `Engine`."""
+        with _errors("cannot list images"):
+            newest = {image.name: image for image in reversed(self.images.all())}
+        return [_info(image) for image in newest.values()]
+
+    def image_layers(self, name: str) -> tuple[ImageLayer, ...]:
+        """See `Engine`."""
+        with _errors(f"cannot look at the layers of {name}"):
+            image = self.images.find(name)
+        layers = image.layers if image else {}
+        # Topmost first in the record.
+        return tuple(ImageLayer(key=key, size_bytes=size) for key, size in reversed(list(layers.items())))
 
     def remove_image(self, name: str) -> bool:
         """See `Engine`."""
@@ -220,6 +248,10 @@ class EmbeddedEngine(Closing):
                     raise
                 missing = error
         raise FileNotFoundError(f"{path}: no such file in container {container_id}") from missing
+
+
+def _info(image: ImageRecord) -> ImageInfo:
+    return ImageInfo(id=image.id, size_bytes=image.size_bytes, labels=image.labels, names=(image.name,))
 
 
 def _carries(labels: Mapping[str, str], label: str) -> bool:

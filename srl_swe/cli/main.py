@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a model: SFT and SRL on step examples, RLVR on instances, curricula of them",
     "compare": "train by several methods on the same steps and budget, and compare what came of it",
     "eval": "act on instances and grade patches: the resolve rate",
+    "images": "what the images of a task set take on disk; pull, check and remove them",
     "reward": "explain the similarity of two actions",
     "demo": "the whole loop on data that the project makes itself",
     "doctor": "check what this machine has, and say what to do about the rest",

@@ -117,6 +117,7 @@ class Dispatch:
             yield from self._take_finished()
             if self._waiting and not self._running:
                 self._fleet.require_places()
+                time.sleep(_TICK_S)
             for task, outcome in self._tasks.take(timeout_s=_TICK_S):
                 task.then(outcome)
             yield from self._take_finished()
@@ -146,9 +147,13 @@ class Dispatch:
                     and (work.failures or not doubted)
                 ]
                 index = choose(place.name, [work.images for work in possible], images)
-                if index is not None:
+                if index is None:
+                    continue
+                if place.admit(possible[index].job[0]):
                     self._start(place, possible[index])
-                    break
+                else:
+                    places.remove(place)
+                break
             else:
                 return
 

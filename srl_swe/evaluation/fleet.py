@@ -140,6 +140,11 @@ class Fleet(Closing):
             elif isinstance(outcome, Exception):
                 raise outcome
 
+    def ordered(self, instances: Sequence[Instance]) -> Sequence[Instance]:
+        """Return the instances in the order that suits the place, where there is one alone."""
+        places = self.places
+        return places[0].ordered(instances) if len(places) == 1 else instances
+
     def has_looked(self, place: Place) -> bool:
         """Say whether the images of a place are known; of a single place they need not be."""
         with self._lock:

@@ -4,12 +4,13 @@ A slow command or a slow answer holds no other episode. Left out: who answers (`
 sees (`acting`), verdicts (`scheduler`).
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from tenacity import (
@@ -42,6 +43,9 @@ from srl_swe.files import sole_writer
 from srl_swe.pool import WorkPool
 from srl_swe.prompts import ISSUE_TEMPLATE, render
 from srl_swe.types import Instance, Message
+
+if TYPE_CHECKING:
+    from srl_swe.evaluation.grading_ahead import GradingAhead
 
 _STOP_LIMIT_S = 20.0
 _TIME_LIMIT = EpisodeOverError("time_limit", "the agent did not return within the episode's time limit")
@@ -86,10 +90,18 @@ class IndependentEpisodes:
         self._open: set[ActingEnvironment] = set()
         self._environments: set[SWEEnv] = set()
 
-    def run(self, instances: Sequence[Instance], output: Path, *, console: Console | None = None) -> AgentOutcome:
+    def run(
+        self,
+        instances: Sequence[Instance],
+        output: Path,
+        *,
+        console: Console | None = None,
+        ahead: "GradingAhead | None" = None,
+    ) -> AgentOutcome:
         """Act on every instance that `output` has no prediction for; each episode is on disk when it ends.
 
-        Instances that money was lacking for have no prediction and are not invalid.
+        `ahead` brings the images and grades each prediction as it comes. Instances that money was lacking for have no
+        prediction and are not invalid.
 
         Raises:
             EndpointRefusedError, EngineUnavailableError, SamplerError: no episode can go on; finished ones are kept.
@@ -105,7 +117,7 @@ class IndependentEpisodes:
             invalid: dict[str, str] = {}
             with table:
                 try:
-                    self._play_all(pending, output, table, results, invalid)
+                    self._play_all(pending, output, table, results, invalid, ahead)
                 except BaseException:
                     shown.print(
                         f"stopped with {len(done) + len(results)} predictions; run the same command again to go on"
@@ -124,16 +136,22 @@ class IndependentEpisodes:
         table: RunningTable,
         results: list[EpisodeResult],
         invalid: dict[str, str],
+        ahead: "GradingAhead | None",
     ) -> None:
         self._stopping, self._no_money = False, None
         pool = WorkPool(self._config.max_parallel)
         try:
             for instance, outcome in pool.run(
-                instances, lambda instance: self._play(instance, table), limit_s=lambda _: self._limit_s()
+                ahead.ordered(instances) if ahead else instances,
+                lambda instance: self._play(instance, table, ahead),
+                limit_s=lambda _: self._limit_s(),
+                may_start=ahead.admit if ahead else None,
             ):
                 name = instance.instance_id
                 if isinstance(outcome, _Played):
                     self._write(output, instance, outcome)
+                    if ahead:
+                        ahead.predicted(instance, outcome.result.prediction)
                     results.append(outcome.result)
                     num_steps = len(outcome.result.trajectory.steps)
                     table.finish(name, outcome.result.exit_status, f"{num_steps} steps")
@@ -167,7 +185,11 @@ class IndependentEpisodes:
         once = self._config.start_limit_s + self._config.episode_limit_s + 20 * self._config.command_timeout_s + 600
         return self._config.infrastructure_attempts * once
 
-    def _play(self, instance: Instance, table: RunningTable) -> _Played:
+    def _play(self, instance: Instance, table: RunningTable, ahead: "GradingAhead | None") -> _Played:
+        with ahead.played(instance) if ahead else contextlib.nullcontext():
+            return self._play_here(instance, table)
+
+    def _play_here(self, instance: Instance, table: RunningTable) -> _Played:
         if self._no_money is not None:
             raise self._no_money
         retrying = Retrying(

@@ -3,16 +3,18 @@
 The other kind of place is a node of a Ray cluster (`ray_nodes`). Left out: which place grades what (`fleet`).
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from srl_swe.environments.image_names import package_image_name
+from srl_swe.environments.image_names import parent_image_name
 from srl_swe.environments.leases import LABEL, owner_labels
-from srl_swe.types import DerivedRecipe, Instance, SdistRecipe, Verdict
+from srl_swe.types import Instance, Verdict
 
 if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
+    from srl_swe.environments.image_supply import ImageSupply
 
 _MAX_QUESTIONS = 8
 """To one engine at once."""
@@ -29,6 +31,12 @@ class Place(Protocol):
 
     name: str
     """For people, and unique among the places of a fleet: an engine's address, or a node of a cluster."""
+
+    def ordered(self, instances: Sequence[Instance]) -> Sequence[Instance]:
+        """Return the instances in the order in which they are best graded there."""
+
+    def admit(self, instance: Instance) -> bool:
+        """Make room for an instance's image; False where there is none now. What was admitted is judged next."""
 
     def judge(self, instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
         """Grade a patch, which is not empty; `say` takes what is being done."""
@@ -49,17 +57,35 @@ class Place(Protocol):
 class EnginePlace:
     """An engine that this process talks to by itself."""
 
-    def __init__(self, name: str, engine: "Engine", *, close_engine: bool = False) -> None:
-        """`close_engine` hands the connection over to the place."""
+    def __init__(
+        self, name: str, engine: "Engine", *, images: "ImageSupply | None" = None, close_engine: bool = False
+    ) -> None:
+        """`images` brings the images there; `close_engine` hands the connection over to the place."""
         self.name = name
         self.engine = engine
         """The connection."""
+        self._images = images
         self._close_engine = close_engine
         self._others = own_containers(engine)
 
+    def ordered(self, instances: Sequence[Instance]) -> Sequence[Instance]:
+        """See `Place`."""
+        return instances if self._images is None else self._images.ordered(instances)
+
+    def admit(self, instance: Instance) -> bool:
+        """See `Place`."""
+        return self._images is None or self._images.admit(instance)
+
     def judge(self, instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
         """See `Place`."""
-        return judge_on(self.engine, instance, patch, say)
+        from srl_swe.environments.grading import grade
+        from srl_swe.environments.images import ensure_image
+
+        say("image")
+        with self._images.fetched(instance) if self._images else contextlib.nullcontext():
+            ensure_image(self.engine, instance.environment)
+            say("tests")
+            return grade(self.engine, instance, patch)
 
     def find_images(self, names: Sequence[str]) -> Mapping[str, str]:
         """See `Place`."""
@@ -80,17 +106,6 @@ class EnginePlace:
             self.engine.close()
 
 
-def judge_on(engine: "Engine", instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
-    """Make sure of the image and grade in a fresh container."""
-    from srl_swe.environments.grading import grade
-    from srl_swe.environments.images import ensure_image
-
-    say("image")
-    ensure_image(engine, instance.environment)
-    say("tests")
-    return grade(engine, instance, patch)
-
-
 def images_of(engine: "Engine", names: Sequence[str]) -> dict[str, str]:
     """Return the id of each of these images that the engine has."""
     # An engine far away takes a tenth of a second for each, and there may be thousands.
@@ -109,11 +124,8 @@ def needed_images(instance: Instance) -> tuple[str, ...]:
     """Return the images that grading an instance needs, its own first, then what that is built on."""
     environment = instance.environment
     names = [environment.image]
-    match environment.recipe:
-        case SdistRecipe() as recipe:
-            names.append(package_image_name(recipe, environment.workdir))
-        case DerivedRecipe(parent=parent):
-            names.append(parent)
+    if (parent := parent_image_name(environment)) is not None:
+        names.append(parent)
     if instance.tests.restore_image is not None:
         names.append(instance.tests.restore_image)
     return tuple(dict.fromkeys(names))

@@ -148,6 +148,12 @@ class _RayNode:
         self._actor = actor
         self._closed = False
 
+    def ordered(self, instances: Sequence[Instance]) -> Sequence[Instance]:
+        return instances
+
+    def admit(self, instance: Instance) -> bool:
+        return True
+
     def judge(self, instance: Instance, patch: str, say: Any) -> Verdict:
         say("tests")
         question = self.ask("judge", instance_json(instance), patch.encode("utf-8", "surrogatepass"))

@@ -29,6 +29,7 @@ from srl_swe.types import Instance, Prediction, Verdict
 
 if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
+    from srl_swe.environments.image_supply import ImageSupply
 
 RESULTS_FOLDER = "results"
 
@@ -73,12 +74,14 @@ def evaluate(
     config: EvaluationConfig,
     *,
     engine: "Engine",
+    images: "ImageSupply | None" = None,
     invalid_episodes: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> Summary:
     """Grade the predictions in containers, write report.json and summary.json, and return the summary.
 
-    What an earlier call wrote into the same folder for the same patch and tests is not graded again.
+    What an earlier call wrote into the same folder for the same patch and tests is not graded again. `images` brings
+    the images, and decides on the order.
     `invalid_episodes` says, by instance id, why the agent could not predict (infrastructure failed).
 
     Raises:
@@ -86,7 +89,7 @@ def evaluate(
         EngineUnavailableError: the engine stopped answering; what was graded until then is kept.
         KeyboardInterrupt: after the running containers were removed and the reports written.
     """
-    with Fleet([EnginePlace(engine.name, engine)]) as fleet:
+    with Fleet([EnginePlace(engine.name, engine, images=images)]) as fleet:
         return evaluate_on(fleet, instances, predictions, config, invalid_episodes=invalid_episodes, console=console)
 
 
@@ -119,6 +122,12 @@ class _JudgePlace:
         self.judge = judge
         self._check_alive = check_alive
         self._stop_running = stop_running
+
+    def ordered(self, instances: Sequence[Instance]) -> Sequence[Instance]:
+        return instances
+
+    def admit(self, instance: Instance) -> bool:
+        return True
 
     def find_images(self, names: Sequence[str]) -> Mapping[str, str]:
         return {}
@@ -247,10 +256,10 @@ class _Run:
                         self._record(instance, prediction, verdict, table)
                 dispatch = Dispatch(
                     self.fleet,
-                    [job for job in jobs if job[1].model_patch],
+                    self._ordered([job for job in jobs if job[1].model_patch]),
                     lambda place, job: self._judge(place, job, table),
                     max_parallel=self.config.max_parallel,
-                    limit_s=self._limit_s,
+                    limit_s=lambda job: grading_limit_s(self.config, job[0]),
                 )
                 for (instance, prediction), outcome in dispatch.outcomes():
                     self._record(instance, prediction, _as_verdict(instance, outcome), table)
@@ -284,11 +293,17 @@ class _Run:
         self.verdicts[instance.instance_id] = verdict
         table.finish(instance.instance_id, verdict.status, verdict.reason)
 
-    def _limit_s(self, job: Job) -> float:
-        return self.config.image_limit_s + 2 * job[0].tests.timeout_s + self.config.grace_s
+    def _ordered(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        by_id = {job[0].instance_id: job for job in jobs}
+        return [by_id[instance.instance_id] for instance in self.fleet.ordered([job[0] for job in jobs])]
 
     def _how_to_resume(self) -> str:
         return f"run the same command again to go on (results are in {self.config.output})"
+
+
+def grading_limit_s(config: EvaluationConfig, instance: Instance) -> float:
+    """Return the longest that one instance may take to be graded, in seconds, its image included."""
+    return config.image_limit_s + 2 * instance.tests.timeout_s + config.grace_s
 
 
 def stop_running_safely(stop_running: Callable[[], object], pool: WorkPool, *, limit_s: float = 20.0) -> None:

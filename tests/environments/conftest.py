@@ -23,6 +23,7 @@ from srl_swe.errors import EngineUnavailableError
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
 from tests.environments.embedded import engine_with_base_image
 from tests.environments.engines import podman_engine
+from tests.environments.image_world import ImageWorld, image_world
 
 BASE_IMAGE = "srl-swe/base:bookworm"
 
@@ -177,7 +178,17 @@ def build_engine(build_cache: Path) -> Iterator[Engine]:
 EVERY_ENGINE = ("docker", "podman", "embedded")
 ON_EVERY_ENGINE = tuple(
     f"test_{name}"
-    for name in ("attacks", "container", "leaks", "sessions", "shell", "snapshots", "swe_env", "worktree")
+    for name in (
+        "attacks",
+        "container",
+        "image_layers",
+        "leaks",
+        "sessions",
+        "shell",
+        "snapshots",
+        "swe_env",
+        "worktree",
+    )
 )
 """Files whose tests run on each engine; the others on Docker alone."""
 
@@ -208,6 +219,14 @@ def _connect(kind: str, stack: contextlib.ExitStack) -> Engine:
     if kind == "podman":
         return stack.enter_context(podman_engine())
     return stack.enter_context(engine_with_base_image())
+
+
+@pytest.fixture
+def world(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageWorld]:
+    """A registry with images of our own, removed from the engine at the end, and an empty cache."""
+    monkeypatch.setenv("SRL_SWE_CACHE", str(tmp_path / "cache"))
+    with image_world(engine) as world:
+        yield world
 
 
 @pytest.fixture(scope="module")

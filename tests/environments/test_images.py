@@ -1,6 +1,7 @@
 """Images of source distributions: what they hold, what they hide, and that one request builds them once."""
 
 import hashlib
+import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,14 @@ import pytest
 from srl_swe.environments.container import Container
 from srl_swe.environments.downloads import file_lock, sdist_file
 from srl_swe.environments.engine import Engine
+from srl_swe.environments.image_eviction import ImageEviction
+from srl_swe.environments.image_ledger import ImageLedger
+from srl_swe.environments.image_pulls import DEFAULT_PULLS
 from srl_swe.environments.images import PARENT_LABEL, ensure_image
 from srl_swe.environments.instances import instance_from_row
+from srl_swe.environments.preparation import ensure_prepared
+from srl_swe.environments.registry import Registries
+from srl_swe.environments.task_images import ImageSizes, TaskImage
 from srl_swe.errors import ImageError
 from srl_swe.types import InstanceEnvironment, SdistRecipe
 
@@ -185,3 +192,41 @@ def test_a_missing_base_image_says_how_to_make_it(
     environment = replace(environment, recipe=replace(environment.recipe, install_command="true"))
     with pytest.raises(ImageError, match="make setup"):
         ensure_image(build_engine, environment)
+
+
+@pytest.mark.docker
+def test_what_is_built_goes_only_when_it_can_be_built_again(
+    build_engine: Engine,
+    tiny_row: Row,
+    diff: Callable[[str, str, str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A package image that no other run of these tests uses, made quickly.
+    row = {**tiny_row, "pip_requirements": [], "install_cmd": f"true {secrets.token_hex(4)}"}
+    sibling_row = {**row, "instance_id": "sibling", "bug_patch": row["bug_patch"] + diff("README", "", "other\n")}
+    instance, sibling = (instance_from_row(each, where="").environment for each in (row, sibling_row))
+    image, sibling_image = (
+        TaskImage(environment=environment, instance_ids=(), repo="") for environment in (instance, sibling)
+    )
+    ledger = ImageLedger(build_engine.identity)
+    eviction = ImageEviction(build_engine, ledger, DEFAULT_PULLS, Registries())
+    for environment in (instance, sibling):
+        ensure_image(build_engine, environment)
+    prepared = ensure_prepared(build_engine, instance, "1000:1000").name
+    size = ImageSizes(build_engine, ledger, DEFAULT_PULLS, registries=None).here(image)
+    assert size is not None
+    assert {layer.key for layer in build_engine.image_layers(prepared)} <= {layer.key for layer in size.layers}
+    with Container.start(build_engine, prepared):
+        kept = eviction.evict(image)
+        assert (kept.removed, kept.why_not, kept.for_now) == (False, "a container uses it", True)
+    with monkeypatch.context() as patch:
+        patch.setenv("SRL_SWE_CACHE", str(tmp_path))
+        assert "its files are not in the cache" in eviction.evict(image).why_not
+    assert eviction.evict(image).removed
+    # The other instance stands on the package image.
+    assert [build_engine.find_image(name) is not None for name in (*image.names, prepared)] == [False, True, False]
+    assert ensure_image(build_engine, instance) == image.name
+    assert eviction.evict(image).removed
+    assert eviction.evict(sibling_image).removed
+    assert build_engine.find_image(image.names[1]) is None

@@ -88,13 +88,13 @@ def tiny_engine() -> Iterator[Engine]:
         yield engine
 
 
-def write_rows(path: Path, instances: Sequence[Instance]) -> Path:
+def write_rows(path: Path, instances: Sequence[Instance], *, base_commit: str = "0" * 40) -> Path:
     """Write instances as SWE-bench v5 rows."""
     rows = [
         {
             "instance_id": instance.instance_id,
             "repo": instance.repo,
-            "base_commit": "0" * 40,
+            "base_commit": base_commit,
             "problem_statement": instance.problem_statement,
             "patch": instance.gold_patch,
             "FAIL_TO_PASS": list(instance.tests.fail_to_pass),

@@ -55,6 +55,12 @@ class Grades:
         self.graded.append(instance.instance_id)
         return Verdict(instance_id=instance.instance_id, status="resolved", reason=self.name)
 
+    def ordered(self, instances: Sequence[Instance]) -> Sequence[Instance]:
+        return instances
+
+    def admit(self, instance: Instance) -> bool:
+        return True
+
     def find_images(self, names: Sequence[str]) -> Mapping[str, str]:
         return {name: f"id of {name}" for name in names if name in self._has}
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from srl_swe.cli.eval.evaluate import EvalConfig
 from srl_swe.cli.eval.fleet import FleetOptions, opened_fleet
+from srl_swe.cli.image_options import RunImageOptions
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL
 from srl_swe.errors import ConfigError, EngineUnavailableError
@@ -32,9 +34,16 @@ def test_options_that_contradict_each_other_are_refused(options: dict[str, str],
         FleetOptions(**options)  # type: ignore[arg-type]
 
 
+def test_a_budget_is_for_the_engine_of_this_machine() -> None:
+    images, fleet = RunImageOptions(disk_budget="1GB"), FleetOptions(engines="tcp://a:1")
+    with pytest.raises(ConfigError, match="the one engine of this machine"):
+        EvalConfig(instances=Path("rows.jsonl"), gold=True, images=images, fleet=fleet)
+
+
 def test_no_engine_at_all_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     options = FleetOptions(engines="tcp://127.0.0.1:9,tcp://127.0.0.1:10")
-    with pytest.raises(EngineUnavailableError, match="none of the engines"), opened_fleet(options, max_parallel=1):
+    opened = opened_fleet(options, RunImageOptions(), (), uses=1, max_parallel=1)
+    with pytest.raises(EngineUnavailableError, match="none of the engines"), opened:
         pass
     assert caplog.text.count("does not take part") == 2
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ from srl_swe.evaluation.batching import BatchedModel
 from srl_swe.evaluation.chat_agent import ChatAgent
 from srl_swe.evaluation.chat_models import ChatModel
 from srl_swe.evaluation.endpoint import Endpoint
+from srl_swe.evaluation.grading_ahead import GradingAhead
 from srl_swe.evaluation.independent import IndependentEpisodes
 from srl_swe.evaluation.scaffolds import Agentless, OracleEdit, gold_paths
 from srl_swe.evaluation.spending import SPENDING_FILE, SpendingAccount
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
     from srl_swe.training.policy import Policy
     from srl_swe.training.samplers import Sampler
 
-Act = Callable[[Path, int], AgentOutcome]
-"""(folder, number of the sample from 0) -> what the agent left behind."""
+
+class Act(Protocol):
+    """Plays the episodes of all instances."""
+
+    def __call__(self, folder: Path, number: int, ahead: GradingAhead | None = None) -> AgentOutcome:
+        """Return what the agent left behind. `number` of the sample from 0; `ahead` brings images and grades."""
+
 
 ENGINE_FOLDER = "engine"
 _SEEDS_OF_A_SAMPLE = 1_000_000
@@ -89,7 +95,7 @@ def _independent(
     if config.model is not None:
         described = {"scaffold": config.scaffold, "limits": asdict(_limits(config))}
 
-    def act(folder: Path, number: int) -> AgentOutcome:
+    def act(folder: Path, number: int, ahead: GradingAhead | None = None) -> AgentOutcome:
         agent_config = _of_sample(config.agent, number)
         episodes = IndependentEpisodes(
             agent_of(agent_config),
@@ -99,7 +105,7 @@ def _independent(
             max_episode_cost=config.asking.max_episode_cost,
             described=described,
         )
-        return episodes.run(instances, folder, console=console)
+        return episodes.run(instances, folder, console=console, ahead=ahead)
 
     return act
 

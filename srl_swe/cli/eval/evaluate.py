@@ -5,20 +5,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from srl_swe.cli.eval.acting import opened_agent
+from srl_swe.cli.eval.acting import Act, opened_agent
 from srl_swe.cli.eval.fleet import FleetOptions, opened_fleet
+from srl_swe.cli.image_options import RunImageOptions
 from srl_swe.errors import ConfigError
-from srl_swe.evaluation.agent_config import AgentConfig
+from srl_swe.evaluation.agent_config import AgentConfig, AgentOutcome
 from srl_swe.evaluation.cheats import cheat_lines
 from srl_swe.evaluation.choice import Choice
 from srl_swe.evaluation.controls import empty_predictions, gold_predictions, reversed_predictions
 from srl_swe.evaluation.endpoint import EndpointConfig
+from srl_swe.evaluation.fleet import Fleet
 from srl_swe.evaluation.gold_failures import find_gold_failures, write_gold_failures
+from srl_swe.evaluation.grading_ahead import GradingAhead
 from srl_swe.evaluation.predictions import read_samples
 from srl_swe.evaluation.progress import printable
 from srl_swe.evaluation.record import read_record
@@ -29,6 +32,9 @@ from srl_swe.evaluation.samples_page import write_samples_page
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_on
 from srl_swe.evaluation.splits import load_split
 from srl_swe.types import Instance, Prediction
+
+if TYPE_CHECKING:
+    from srl_swe.environments.image_supply import ImageSupply
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +57,8 @@ class EvalConfig:
     Edits instead of commands: srl-swe eval --instances FILE --model FOLDER --scaffold oracle-edit
 
     A Python class: srl-swe eval --instances FILE --agent my_module:MyAgent
+
+    On a small disk: srl-swe eval --split verified --disk-budget 60GB --gold (srl-swe images plan says what it takes)
 
     Patches made elsewhere: srl-swe eval --instances FILE --predictions preds.jsonl
 
@@ -118,6 +126,7 @@ class EvalConfig:
     """Last pairs of action and observation shown to the model; default: as the model was trained, else 2."""
     max_observation_chars: int | None = None
     """Longer observations lose their middle in prompts; default: as the model was trained, else 4000."""
+    images: Annotated[RunImageOptions, tyro.conf.arg(name="")] = field(default_factory=RunImageOptions)
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=AgentConfig)
     asking: Annotated[EndpointConfig, tyro.conf.arg(name="")] = field(default_factory=EndpointConfig)
     fleet: Annotated[FleetOptions, tyro.conf.arg(name="")] = field(default_factory=FleetOptions)
@@ -144,6 +153,11 @@ class EvalConfig:
             raise ConfigError(f"samples = {self.samples}: must be at least 1, and more need --model or --predictions")
         if self.samples > 1 and self.model is not None and self.agent.temperature == 0:
             raise ConfigError(f"samples = {self.samples} of a greedy model are all the same: give a --temperature")
+        if self.images.wanted and self.fleet.is_elsewhere:
+            raise ConfigError(
+                "disk_budget and mirror are about the one engine of this machine: leave --engines and "
+                "--executor ray out, or let each machine look after its own disk (srl-swe images gc)"
+            )
         if self.confirm < 1:
             raise ConfigError(f"confirm = {self.confirm}: must be at least 1, the number of gradings of each patch")
 
@@ -191,28 +205,57 @@ def run_evaluation(
     invalid: list[Mapping[str, str]] = [{} for _ in samples]
     with ExitStack() as acting:
         act = acting.enter_context(opened_agent(config, instances, output, console)) if config.acts else None
-        with opened_fleet(config.fleet, max_parallel=config.agent.max_parallel) as fleet:
+        uses = config.samples * (config.confirm + config.acts)
+        with opened_fleet(
+            config.fleet, config.images, instances, uses=uses, max_parallel=config.agent.max_parallel
+        ) as (fleet, images):
             if act is not None:
-                outcomes = [act(folder, number) for number, folder in enumerate(sample_folders(output, config.samples))]
+                folders = sample_folders(output, config.samples)
+                outcomes = [
+                    _act(act, number, _grading_config(config, folder), fleet, images, console)
+                    for number, folder in enumerate(folders)
+                ]
                 samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
                 # Grading needs the memory more than the model does.
                 acting.close()
             summaries = []
             for folder, predictions, failed in zip(sample_folders(output, len(samples)), samples, invalid, strict=True):
-                evaluation = EvaluationConfig(
-                    output=folder,
-                    max_parallel=config.agent.max_parallel,
-                    retry_invalid=config.retry_invalid,
-                    regrade=config.regrade,
-                    confirm=config.confirm,
-                    split=config.split or Path(str(config.instances)).name,
-                    choice=config.choice.described(),
-                )
                 summaries.append(
-                    evaluate_on(fleet, instances, predictions, evaluation, invalid_episodes=failed, console=console)
+                    evaluate_on(
+                        fleet,
+                        instances,
+                        predictions,
+                        _grading_config(config, folder),
+                        invalid_episodes=failed,
+                        console=console,
+                    )
                 )
                 write_pages(folder, console=console)
             return summaries
+
+
+def _act(
+    act: Act,
+    number: int,
+    grading: EvaluationConfig,
+    fleet: Fleet,
+    images: "ImageSupply | None",
+    console: Console,
+) -> AgentOutcome:
+    with GradingAhead(fleet, grading, images=images, console=console) as ahead:
+        return act(grading.output, number, ahead)
+
+
+def _grading_config(config: EvalConfig, folder: Path) -> EvaluationConfig:
+    return EvaluationConfig(
+        output=folder,
+        max_parallel=config.agent.max_parallel,
+        retry_invalid=config.retry_invalid,
+        regrade=config.regrade,
+        confirm=config.confirm,
+        split=config.split or Path(str(config.instances)).name,
+        choice=config.choice.described(),
+    )
 
 
 def _further_lines(config: EvalConfig, instances: Sequence[Instance], summaries: Sequence[Summary]) -> Iterator[str]:

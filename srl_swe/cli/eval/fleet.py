@@ -1,12 +1,17 @@
 """Where an evaluation grades, as the options say: one engine, several by their addresses, or the nodes of a cluster."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from srl_swe.cli.image_options import RunImageOptions
 from srl_swe.errors import ConfigError, EngineUnavailableError
 from srl_swe.evaluation.fleet import Fleet
+from srl_swe.types import Instance
+
+if TYPE_CHECKING:
+    from srl_swe.environments.image_supply import ImageSupply
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,10 +35,24 @@ class FleetOptions:
         if self.executor != "ray" and (self.ray_address is not None or self.ray_resource is not None):
             raise ConfigError("ray_address and ray_resource are about a cluster: give --executor ray")
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether patches are graded at other engines than the one that this machine uses by itself."""
+        return self.executor == "ray" or self.engines is not None
+
 
 @contextmanager
-def opened_fleet(options: FleetOptions, *, max_parallel: int) -> Iterator[Fleet]:
-    """Open what patches are graded at until the end of the block.
+def opened_fleet(
+    options: FleetOptions,
+    image_options: RunImageOptions,
+    instances: Sequence[Instance],
+    *,
+    uses: int,
+    max_parallel: int,
+) -> "Iterator[tuple[Fleet, ImageSupply | None]]":
+    """Open what patches are graded at until the end of the block, and what brings its images where that is asked for.
+
+    `uses` is how often the run works on each instance.
 
     Raises:
         EngineUnavailableError: nothing answers.
@@ -48,7 +67,7 @@ def opened_fleet(options: FleetOptions, *, max_parallel: int) -> Iterator[Fleet]
             if not fleet.places:
                 which = f" that has the resource {options.ray_resource}" if options.ray_resource else ""
                 raise EngineUnavailableError(f"no node of the Ray cluster{which} can grade; warnings above say why")
-            yield fleet
+            yield fleet, None
         return
     if options.engines is not None:
         from srl_swe.evaluation.engine_list import EngineList
@@ -58,11 +77,14 @@ def opened_fleet(options: FleetOptions, *, max_parallel: int) -> Iterator[Fleet]
         with Fleet(engines.open_places(), find_more=engines.open_places) as fleet:
             if not fleet.places:
                 raise EngineUnavailableError(f"none of the engines {options.engines} answers; warnings above say why")
-            yield fleet
+            yield fleet, None
         return
     from srl_swe.environments.connect import connect_engine
     from srl_swe.evaluation.places import EnginePlace
 
-    engine = connect_engine()
-    with Fleet([EnginePlace(engine.name, engine, close_engine=True)]) as fleet:
-        yield fleet
+    with ExitStack() as stack:
+        engine = stack.enter_context(connect_engine())
+        images = image_options.supply(engine, instances, uses=uses)
+        if images is not None:
+            stack.enter_context(images)
+        yield stack.enter_context(Fleet([EnginePlace(engine.name, engine, images=images)])), images
