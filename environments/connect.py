@@ -47,7 +47,6 @@ def connect_engine_at(address: str, *, timeout_s: float = 60) -> Engine:
         EngineUnavailableError: no engine answers there.
         ConfigError: that is no address.
     """
-    check_address(address)
     engine = _open_at(address, timeout_s)
     try:
         collect_garbage(engine)
@@ -67,6 +66,7 @@ def check_address(address: str) -> None:
 
 
 def _open_at(address: str, timeout_s: float) -> Engine:
+    check_address(address)
     if address == "embedded":
         return _open("embedded", timeout_s)
     if address.startswith("ssh://"):
@@ -88,6 +88,8 @@ os.register_at_fork(after_in_child=_forget_the_parents)
 
 
 def _open(kind: str, timeout_s: float) -> Engine:
+    if kind == "docker" and (address := os.environ.get("DOCKER_HOST", "")).startswith("ssh://"):
+        return _open_at(address, timeout_s)
     if kind == "docker":
         from srl_swe.environments.docker_engine import DockerEngine
 

@@ -212,6 +212,8 @@ class Dispatch:
             work.failures[place.name] = outcome
             logger.info("%s failed at %s: %s", work.job[0].instance_id, place.name, _reason(outcome))
             self._waiting.insert(0, work)
+            if isinstance(outcome, WorkTimeoutError):
+                self._check(place)
         else:
             assert isinstance(outcome, Exception)
             self._finished.append((work.job, outcome))  # not of the infrastructure: it would happen anywhere
@@ -258,15 +260,18 @@ class Dispatch:
             if not self._fleet.has_looked(place):
                 names = tuple(dict.fromkeys(name for work in self._waiting for name in work.images))
                 self._ask("look", place, partial(self._fleet.look, place, names), _LOOK_LIMIT_S)
-        if now - self._last_checks >= CHECK_INTERVAL_S and len(places) > 1:
+        if now - self._last_checks >= CHECK_INTERVAL_S and self._fleet.num_ever > 1:
             self._last_checks = now
             for place in places:
-                self._ask("check", place, place.check_alive, _CHECK_LIMIT_S)
+                self._check(place)
         if now - self._last_search >= SEARCH_INTERVAL_S and self._fleet.find_more is not None:
             self._last_search = now
             if ("search", "") not in self._busy:
                 self._busy.add(("search", ""))
                 self._tasks.add(_Task(work=self._fleet.search, limit_s=_SEARCH_LIMIT_S, then=self._searched))
+
+    def _check(self, place: Place) -> None:
+        self._ask("check", place, place.check_alive, _CHECK_LIMIT_S)
 
     def _ask(self, what: str, place: Place, question: Callable[[], object], limit_s: float) -> None:
         if (what, place.name) not in self._busy:
@@ -279,6 +284,8 @@ class Dispatch:
             self._strikes[place.name] += 1
             if self._strikes[place.name] >= _MAX_STRIKES:
                 self._lose(place, str(outcome))
+            else:
+                self._check(place)
         elif isinstance(outcome, ContainerError):
             self._lose(place, str(outcome))
         elif isinstance(outcome, Exception):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from srl_swe.environments.connect import connect_engine_at
+from srl_swe.environments.connect import connect_engine, connect_engine_at
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL
@@ -65,6 +65,12 @@ def test_a_container_runs_behind_ssh(engine: Engine, server: str) -> None:
         assert container.name not in {row.id for row in engine.list_containers(LABEL)}
 
 
+def test_the_variable_may_name_it(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"ssh://{server}")
+    with connect_engine(collect=False) as remote:
+        assert remote.find_image(BASE_IMAGE) is not None
+
+
 def test_a_connection_that_ends_is_an_engine_that_does_not_answer(server: str) -> None:
     with connect_engine_at(f"ssh://{server}") as remote:
         remote._tunnel._process.kill()  # type: ignore[attr-defined]
@@ -86,7 +92,7 @@ def test_a_host_without_an_engine_is_told(server: str, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_killed_process(server: str) -> None:
-    program = f"from srl_swe.environments.connect import connect_engine_at; e = connect_engine_at('ssh://{server}');"
+    program = f"from srl_swe.environments.connect import connect_engine, connect_engine_at; e = connect_engine_at('ssh://{server}');"
     program += "print(e._tunnel._process.pid, flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

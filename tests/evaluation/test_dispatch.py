@@ -281,6 +281,19 @@ def test_a_silent_place_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert who(outcomes) == {"b": 4}
 
 
+def test_a_single_place_that_hangs_is_asked_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_CHECK_LIMIT_S", 0.1)
+    over = threading.Event()
+
+    class Hangs(Grades):
+        def check_alive(self) -> None:
+            over.wait(20)
+
+    with pytest.raises(EngineUnavailableError, match="hangs: did not end within"):
+        run(Fleet([Hangs("hangs", lambda place, instance_id: over.wait(20) and None)]), jobs(3), limit_s=0.3)
+    over.set()
+
+
 def test_the_digest_of_an_image_is_the_one_graded_on_or_the_only_one() -> None:
     def of(name: str) -> Instance:
         return replace(INSTANCE, environment=InstanceEnvironment(image=name))

@@ -48,22 +48,20 @@ def test_no_engine_at_all_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("does not take part") == 2
 
 
-def start(rows: Path, folder: Path, *options: str) -> "subprocess.Popen[str]":
+@pytest.mark.docker
+def test_ray_here_until_ctrl_c(tmp_path: Path, tiny_engine: Engine) -> None:
+    rows = write_rows(
+        tmp_path / "rows.jsonl", [slow(instance, number) for number, instance in enumerate(tiny_instances(4))]
+    )
     command = [sys.executable, "-m", "srl_swe.cli.main", "eval", "--gold", "--instances", str(rows)]
-    return subprocess.Popen(
-        [*command, "--output", str(folder), *options],
+    run = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out"), "--executor", "ray", "--max-parallel", "2"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-@pytest.mark.docker
-def test_ray_here_until_ctrl_c_then_engines_by_address(tmp_path: Path, tiny_engine: Engine) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", [slow(instance, 3) for instance in tiny_instances(4)])
-    run = start(rows, tmp_path / "out", "--executor", "ray", "--max-parallel", "2")
     try:
         deadline = time.monotonic() + 100
         while not list((tmp_path / "out" / "results").glob("*/*.json")):
@@ -85,8 +83,3 @@ def test_ray_here_until_ctrl_c_then_engines_by_address(tmp_path: Path, tiny_engi
     finally:
         run.kill()
         run.communicate()
-    again = start(rows, tmp_path / "out", "--engines", "unix:///var/run/docker.sock")
-    out, said = again.communicate(timeout=100)
-    assert again.returncode == 0, said
-    assert "4/4" in out
-    assert "0 of them done before" not in said
