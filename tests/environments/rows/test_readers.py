@@ -93,7 +93,11 @@ def test_tornado_is_run_by_unittest() -> None:
 def test_swe_rebench_takes_command_parser_and_installation_from_the_row() -> None:
     instance = read(swe_rebench_row("b" * 40, image="owner/image:1"))
     assert (instance.environment.image, instance.tests.parser) == ("owner/image:1", "parse_log_pytest")
-    assert "python -m pip --version" in instance.tests.script.splitlines()
+    lines = instance.tests.script.splitlines()
+    install = lines.index("python -m pip --version")
+    assert (lines[install - 1], lines[install + 1]) == ("export PIP_NO_INDEX=1", "unset PIP_NO_INDEX")
+    with_network = read({**swe_rebench_row("b" * 40, image="i:1"), "network": ["index.example.org"]})
+    assert "PIP_NO_INDEX" not in with_network.tests.script
     assert "pytest -rA --color=no tests/test_new.py tests/test_tinycalc.py" in instance.tests.script.splitlines()
 
 
