@@ -37,7 +37,10 @@ _RUNS_UNITTEST = re.compile(
     r"^(?!\s*#).*(?:(?<![\w./-])(?:\S*/)?runtests\.py(?![\w.-])|\s-m\s+(?:unittest|tornado\.test)(?![\w-]))",
     re.MULTILINE,
 )
-_OWN_WAY = re.compile(r"\b(?:PYTHONPATH|PYTEST_ADDOPTS)=|\btox\b|\benv -i\b|\bpython\S* -[A-Za-z]*[IES]")
+_OWN_WAY = re.compile(
+    r"\bPYTHONPATH=(?![\"']?\$\{PYTHONPATH:-\}:)|\bPYTEST_ADDOPTS=|\btox\b|\benv -i\b|\bpython\S* -[A-Za-z]*[IES]"
+)
+"""What would keep our hook out. A path that is added to those of PYTHONPATH does not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

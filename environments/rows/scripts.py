@@ -91,13 +91,12 @@ def patched_script(
         reset.append("rm -f -- " + " ".join(map(shlex.quote, test_patch.added)))
     if test_patch.existing:
         reset.append(f"git checkout {base_commit} " + " ".join(map(shlex.quote, test_patch.existing)))
-    text = test_patch.text.rstrip("\n")
     lines = [
         *activation.splitlines(),
         f"cd {shlex.quote(workdir)}",
         f"git config --global --add safe.directory {shlex.quote(workdir)}",
         *before,
         *reset,
-        f"git apply -v - <<'{delimiter}'\n{text}\n\n{delimiter}",
+        f"git apply -v - <<'{delimiter}'\n{test_patch.text}\n{delimiter}",
     ]
     return plain_script(workdir, test_cmd, lines)

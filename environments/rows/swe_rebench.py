@@ -83,7 +83,7 @@ def read_swe_rebench(raw: Mapping[str, Any], where: str) -> Instance:
                 patch,
                 base_commit=row.base_commit,
                 activation=CONDA_ACTIVATION,
-                before=(*config.eval_commands, *config.install),
+                before=(*config.eval_commands, *_installation(config.install, has_network=bool(row.network))),
             ),
             parser=config.log_parser,
             fail_to_pass=tuple(row.FAIL_TO_PASS),
@@ -93,3 +93,10 @@ def read_swe_rebench(raw: Mapping[str, Any], where: str) -> Instance:
         gold_patch=with_newline(row.patch),
         difficulty=row.difficulty or "",
     )
+
+
+def _installation(commands: list[str], *, has_network: bool) -> list[str]:
+    """Return the commands; without a network pip is told so, as it would try for half a minute otherwise."""
+    if has_network or not commands:
+        return commands
+    return ["export PIP_NO_INDEX=1", *commands, "unset PIP_NO_INDEX"]

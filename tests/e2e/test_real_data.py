@@ -12,11 +12,14 @@ import pytest
 import srl_swe  # noqa: F401 - registers the environment
 from srl_swe.demo.model import ensure_model
 from srl_swe.environments.connect import connect_engine
-from srl_swe.environments.instances import load_instances
+from srl_swe.environments.grading import grade
+from srl_swe.environments.images import ensure_image
+from srl_swe.environments.instances import instance_from_row, load_instances, read_rows
 from srl_swe.environments.leases import LABEL, is_abandoned
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.sessions import open_session
 from tests.environments.leaked_gold import find_gold
+from tests.environments.rows.published import publish, remove
 
 INSTANCE = "marshmallow-code__webargs.dbde72fe.func_basic__24h8gxtv"
 
@@ -112,6 +115,36 @@ def test_the_gold_patch_is_nowhere_in_an_agents_container(instances: Path) -> No
             assert find_gold(session, instance)[1], "the search finds it where it is"
         finally:
             session.close()
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("no_containers_left")
+def test_a_bug_is_judged_alike_as_a_row_of_swe_smith(instances: Path) -> None:
+    pytest.importorskip("swebench", reason="grading needs the extra [eval]")
+    row = next(row for _, row in read_rows(instances) if row["instance_id"] == INSTANCE)
+    image = "srl-swe/test-smith-webargs:1"
+    columns = ("instance_id", "FAIL_TO_PASS", "PASS_TO_PASS", "problem_statement")
+    smith_row = {name: row[name] for name in columns} | {"image_name": image, "patch": row["bug_patch"], "repo": "x"}
+    ours, smith = instance_from_row(row, where="ours"), instance_from_row(smith_row, where="SWE-smith's")
+    with connect_engine() as engine:
+        ensure_image(engine, ours.environment)
+        try:
+            publish(engine, str(ours.tests.restore_image), (image,), "", {})
+            gold = grade(engine, smith, smith.gold_patch)
+            assert (gold.status, gold.signs) == ("resolved", ()), gold.log
+            required = {*smith.tests.fail_to_pass, *smith.tests.pass_to_pass}
+            expected = grade(engine, ours, ours.gold_patch).test_status
+            assert {test: gold.test_status[test] for test in required} == {test: expected[test] for test in required}
+            tried = grade(engine, smith, "--- /dev/null\n+++ b/notes.txt\n@@ -0,0 +1 @@\n+tried\n")
+            assert (tried.status, tried.reason) == ("unresolved", "tests"), tried.log
+            session = open_session(engine, smith.environment, limits=ContainerLimits(), keep_prepared=False)
+            try:
+                number, places = find_gold(session, smith)
+                assert number > 0 and places == []
+            finally:
+                session.close()
+        finally:
+            remove(engine, image)
 
 
 @pytest.mark.docker

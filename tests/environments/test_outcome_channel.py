@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from srl_swe.environments.outcome_channel import RunnerRecords, instrument, read_records, runs_pytest
+from srl_swe.environments.outcome_channel import RunnerRecords, instrument, read_records, runs_pytest, runs_unittest
 
 START, END = ": '>>>>> Start Test Output'", ": '>>>>> End Test Output'"
 KEY = "5" * 64
@@ -41,6 +41,8 @@ def script(tests: str, *, before: str = "") -> str:
         ("# pytest tests", "", False),
         ("pytest a\npytest b", "", False),
         ("PYTHONPATH=src pytest a", "", False),
+        ("pytest a", "export PYTHONPATH=${PYTHONPATH:-}:$(pwd)", True),
+        ("pytest a", "git apply - <<'EOF'\n+PYTHONPATH=src tox\nEOF", True),
         ("pytest a", "export PYTEST_ADDOPTS=-x", False),
         ("env -i pytest a", "", False),
         ("python -I -m pytest a", "", False),
@@ -48,6 +50,28 @@ def script(tests: str, *, before: str = "") -> str:
 )
 def test_where_the_plugin_gets_in(tests: str, before: str, expected: bool) -> None:
     assert runs_pytest(script(tests, before=before)) == expected
+
+
+@pytest.mark.parametrize(
+    ("tests", "before", "expected"),
+    [
+        ("./tests/runtests.py --verbosity 2 --parallel 1 a.tests", "", True),
+        ("python tests/runtests.py a", "", True),
+        ("python -m unittest discover -v tests", "", True),
+        ("python -m tornado.test --verbose", "", True),
+        ("python -W ignore -m unittest a", "", True),
+        ("./tests/runtests.py a\n./tests/runtests.py b", "", False),
+        ("./tests/runtests.py a\npytest b", "", False),
+        ("./runtests.python a", "", False),
+        ("python -m unittest_a", "", False),
+        ("# ./tests/runtests.py a", "", False),
+        ("python -S -m unittest a", "", False),
+        ("./tests/runtests.py a", "export PYTHONPATH=src", False),
+        ("pytest -rA tests", "", False),
+    ],
+)
+def test_where_the_hook_into_unittest_gets_in(tests: str, before: str, expected: bool) -> None:
+    assert runs_unittest(script(tests, before=before)) == expected
 
 
 def test_what_is_added_runs_around_the_tests_and_keeps_the_exit_code(tmp_path: Path) -> None:

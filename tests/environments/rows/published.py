@@ -1,15 +1,28 @@
-"""Rows of our own in the published schemas, on the tiny package."""
+"""Rows of our own in the published schemas, on the tiny package, and images made as the published ones are."""
 
 import difflib
 import json
 from typing import Any
 
+from srl_swe.environments.container import Container
+from srl_swe.environments.engine import Engine
+from srl_swe.environments.images import PARENT_LABEL
 from tests.environments.conftest import BROKEN, GOOD, MODULE, TESTS
 
 KNOWN = "\n\ndef test_known():\n    assert add(1, 1) == 3\n"
 OLD_TESTS = TESTS.replace("def test_add():\n    assert add(2, 3) == 5\n\n\n", "")
 NEW_TEST = "from tinycalc import add\n\n\ndef test_new():\n    assert add(1, 1) == 2\n"
 STATEMENT = "add(2, 3) returns -1"
+
+
+CONDA = r"""
+mkdir -p /opt/miniconda3/bin
+printf 'conda() { [ "$1" = activate ] && export PATH=/opt/venv/bin:$PATH; }\n' >/opt/miniconda3/bin/activate
+cd /testbed
+git init -q -b main
+git add -A -f .
+git -c user.name=t -c user.email=t@t commit -qm 'the package'
+"""
 
 
 def diff(path: str, before: str, after: str) -> str:
@@ -93,3 +106,24 @@ def r2e_gym_row(*, image: str) -> dict[str, Any]:
         "problem_statement": f"[ISSUE]\n{STATEMENT}\n[/ISSUE]",
         "expected_output_json": json.dumps({"test_add": "PASSED", "test_double": "PASSED", "test_known": "FAILED"}),
     }
+
+
+def publish(engine: Engine, parent: str, names: tuple[str, ...], setup: str, files: dict[str, str]) -> str:
+    """Keep what a shell text does to an image as others, and return its last line."""
+    with Container.start(engine, parent, name_hint="publish") as container:
+        container.write_files({path: text.encode() for path, text in files.items()})
+        result = container.execute(["bash", "-ec", CONDA + setup], workdir="/testbed")
+        assert result.exit_code == 0, result.output
+        for name in names:
+            container.commit(name, labels={})
+    return result.output.strip().rpartition("\n")[2]
+
+
+def remove(engine: Engine, name: str) -> None:
+    """Remove an image and those that were made of it."""
+    image = engine.find_image(name)
+    for child in engine.list_images(f"{PARENT_LABEL}={image.id}" if image else "none"):
+        for grandchild in engine.list_images(f"{PARENT_LABEL}={child.id}"):
+            engine.remove_image(grandchild.id)
+        engine.remove_image(child.id)
+    engine.remove_image(name)

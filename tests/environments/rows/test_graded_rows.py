@@ -10,7 +10,7 @@ pytest.importorskip("swebench", reason="grading needs the extra [eval]")
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.grading import grade
-from srl_swe.environments.images import PARENT_LABEL, ensure_image
+from srl_swe.environments.images import ensure_image
 from srl_swe.environments.instances import instance_from_row
 from srl_swe.environments.limits import ROOT
 from srl_swe.environments.preparation import ensure_prepared
@@ -22,7 +22,9 @@ from tests.environments.rows.published import (
     NO_REPAIR,
     OLD_TESTS,
     diff,
+    publish,
     r2e_gym_row,
+    remove,
     swe_gym_row,
     swe_rebench_row,
     swe_smith_row,
@@ -33,14 +35,6 @@ pytestmark = pytest.mark.docker
 REBENCH_IMAGE = "srl-swe/test-rebench:1"
 R2E_IMAGE = "srl-swe/test-r2e:1"
 
-CONDA = r"""
-mkdir -p /opt/miniconda3/bin
-printf 'conda() { [ "$1" = activate ] && export PATH=/opt/venv/bin:$PATH; }\n' >/opt/miniconda3/bin/activate
-cd /testbed
-git init -q -b main
-git add -A -f .
-git -c user.name=t -c user.email=t@t commit -qm 'the package'
-"""
 COMMIT = "git -c user.name=t -c user.email=t@t commit -qam 'its base'\ngit rev-parse HEAD\n"
 R2E = "cp -a /opt/venv .venv\necho '.venv/bin/python -W ignore -m pytest -rA r2e_tests' >run_tests.sh\n"
 
@@ -60,17 +54,6 @@ EDITS = (
     "    os.dup2(os.open('/proc/%d/fd/1' % os.getppid(), os.O_WRONLY), 1)\n"
     "    os.execv(sys.executable, [sys.executable, '-m', 'pytest', '-rA', 'r2e_tests'])\n"
 )
-
-
-def publish(engine: Engine, parent: str, names: tuple[str, ...], setup: str, files: dict[str, str]) -> str:
-    """Keep what a shell text does to an image as others, and return its last line."""
-    with Container.start(engine, parent, name_hint="publish") as container:
-        container.write_files({path: text.encode() for path, text in files.items()})
-        result = container.execute(["bash", "-ec", CONDA + setup], workdir="/testbed")
-        assert result.exit_code == 0, result.output
-        for name in names:
-            container.commit(name, labels={})
-    return result.output.strip().rpartition("\n")[2]
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +84,6 @@ def instances(build_engine: Engine, tiny_row: dict[str, Any]) -> Iterator[dict[s
     finally:
         for name in names:
             remove(build_engine, name)
-
-
-def remove(engine: Engine, name: str) -> None:
-    """Remove an image and those that were made of it."""
-    image = engine.find_image(name)
-    for child in engine.list_images(f"{PARENT_LABEL}={image.id}" if image else "none"):
-        for grandchild in engine.list_images(f"{PARENT_LABEL}={child.id}"):
-            engine.remove_image(grandchild.id)
-        engine.remove_image(child.id)
-    engine.remove_image(name)
 
 
 @pytest.mark.parametrize("kind", ["swe-gym", "swe-rebench", "swe-smith", "r2e-gym"])

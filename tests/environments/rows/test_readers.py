@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from srl_swe.environments import official_rules
 from srl_swe.environments.exact_outcomes import as_summary, is_exact, parse_summary
 from srl_swe.environments.instances import instance_from_row, load_instances
 from srl_swe.environments.outcome_channel import runs_pytest
@@ -92,7 +93,11 @@ def test_tornado_is_run_by_unittest() -> None:
 def test_swe_rebench_takes_command_parser_and_installation_from_the_row() -> None:
     instance = read(swe_rebench_row("b" * 40, image="owner/image:1"))
     assert (instance.environment.image, instance.tests.parser) == ("owner/image:1", "parse_log_pytest")
-    assert "python -m pip --version" in instance.tests.script.splitlines()
+    lines = instance.tests.script.splitlines()
+    install = lines.index("python -m pip --version")
+    assert (lines[install - 1], lines[install + 1]) == ("export PIP_NO_INDEX=1", "unset PIP_NO_INDEX")
+    with_network = read({**swe_rebench_row("b" * 40, image="i:1"), "network": ["index.example.org"]})
+    assert "PIP_NO_INDEX" not in with_network.tests.script
     assert "pytest -rA --color=no tests/test_new.py tests/test_tinycalc.py" in instance.tests.script.splitlines()
 
 
@@ -104,6 +109,22 @@ def test_r2e_gym_expects_every_outcome() -> None:
     assert instance.gold_patch.startswith("diff --git a/src/tinycalc/__init__.py b/src/tinycalc/__init__.py\n--- a/src")
     assert "test_tinycalc" not in instance.gold_patch
     assert runs_pytest(instance.tests.script)
+
+
+def test_r2e_gyms_report_names_what_is_not_as_expected() -> None:
+    instance = read(r2e_gym_row(image="owner/image:1"))
+    outcomes = {"test_add": "PASSED", "test_double": "FAILED", "test_known": "FAILED"}
+    assert official_rules.tests_report(instance, outcomes)["PASS_TO_PASS"] == {
+        "success": ["test_add", "test_known"],
+        "failure": ["test_double"],
+    }
+    summary = "\n".join(f"{outcome} r2e_tests/test_1.py::{test}" for test, outcome in outcomes.items())
+    log = f": '{official_rules.START_MARKER}'\n=== short test summary info ===\n{summary}\n"
+    judged = official_rules.judge_log(instance, f"{log}: '{official_rules.END_MARKER}'\n")
+    assert (judged.resolved, judged.test_status) == (False, outcomes)
+    right = f"{log}: '{official_rules.END_MARKER}'\n".replace("FAILED r2e_tests/test_1.py::test_d", "PASSED x::test_d")
+    assert official_rules.judge_log(instance, right).resolved
+    assert not official_rules.judge_log(instance, right.replace(official_rules.END_MARKER, "cut")).resolved
 
 
 def test_files_of_all_kinds_are_read(tmp_path: Path) -> None:
