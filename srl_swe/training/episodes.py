@@ -22,6 +22,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from srl_swe.closing import Closing
 from srl_swe.errors import ContainerError, EngineUnavailableError, ImageError, MalformedCompletionError, SrlSweError
 from srl_swe.pool import WorkPool, WorkTimeoutError
 from srl_swe.training.batches import longest_prompt
@@ -46,6 +47,21 @@ Answered = tuple[str, float, bool, bool, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ForkPoint:
+    """A state in the middle of an episode, from which others go on."""
+
+    snapshot: Closing
+    """Whoever asked for the fork closes it."""
+    history: tuple[HistoryPair, ...]
+    num_steps: int
+    num_answers: int
+    num_tokens: int
+    """Completion tokens that led here."""
+    num_lost_tokens: int
+    """Those of attempts that infrastructure ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeJob:
     """An episode to be played."""
 
@@ -53,6 +69,8 @@ class EpisodeJob:
     """The context that it starts from; its history is empty."""
     seed: int
     """Decides, with the observations, all that is sampled."""
+    fork: ForkPoint | None = None
+    """Where it goes on from; None = the start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +124,30 @@ def play_episodes(
         SamplerError: the sampling engine failed.
     """
     rounds = _Rounds(policy, sampler, domain, acting, config, temperature, on_episode_done)
+    return [outcome for outcome in rounds.play(jobs) if not isinstance(outcome, ForkPoint)]
+
+
+def play_to_forks(
+    jobs: Sequence[EpisodeJob],
+    *,
+    policy: Policy,
+    sampler: Sampler,
+    domain: Domain,
+    acting: Acting,
+    config: TrainConfig,
+    temperature: float,
+    on_episode_done: Callable[[], None] = lambda: None,
+) -> list[EpisodeOutcome | ForkPoint]:
+    """Play each episode until it has taken `fork_after_steps` actions; one that ends earlier is an episode like others.
+
+    No environment stays open. The caller closes the snapshots.
+
+    Raises:
+        EngineUnavailableError: no episode could go on.
+        SamplerError: the sampling engine failed.
+    """
+    after = config.episodes.fork_after_steps
+    rounds = _Rounds(policy, sampler, domain, acting, config, temperature, on_episode_done, fork_after=after)
     return rounds.play(jobs)
 
 
@@ -126,6 +168,16 @@ class _Episode:
     chosen: "_Choice | None" = None
     """The answer whose action is being taken."""
     ending: EpisodeEnding | None = None
+
+    @property
+    def num_answers(self) -> int:
+        """Return the answers of the whole episode."""
+        return len(self.rollouts) + (self.job.fork.num_answers if self.job.fork else 0)
+
+    @property
+    def num_all_tokens(self) -> int:
+        """Return the completion tokens of the whole episode."""
+        return self.num_completion_tokens + (self.job.fork.num_tokens if self.job.fork else 0)
 
     @property
     def num_completion_tokens(self) -> int:
@@ -163,6 +215,12 @@ class _Episode:
         )
 
 
+def _begin(place: int, job: EpisodeJob) -> _Episode:
+    if job.fork is None:
+        return _Episode(place=place, job=job)
+    return _Episode(place=place, job=job, history=list(job.fork.history), num_steps=job.fork.num_steps)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Choice:
     """An answer whose action is not taken yet."""
@@ -184,7 +242,10 @@ class _Rounds:
         config: TrainConfig,
         temperature: float,
         on_episode_done: Callable[[], None],
+        *,
+        fork_after: int = 0,
     ) -> None:
+        self._fork_after = fork_after
         self._policy = policy
         self._sampler = sampler
         self._domain = domain
@@ -200,10 +261,10 @@ class _Rounds:
         self._waiting: deque[_Episode] = deque()
         self._active: list[_Episode] = []
         self._open_ones: list[_Episode] = []
-        self._outcomes: dict[int, EpisodeOutcome] = {}
+        self._outcomes: dict[int, EpisodeOutcome | ForkPoint] = {}
 
-    def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome]:
-        self._waiting.extend(_Episode(place=place, job=job) for place, job in enumerate(jobs))
+    def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome | ForkPoint]:
+        self._waiting.extend(_begin(place, job) for place, job in enumerate(jobs))
         try:
             while self._waiting or self._active or self._judging.num_pending:
                 self._take_judged()
@@ -211,6 +272,13 @@ class _Rounds:
                     self._active.append(self._waiting.popleft())
                 self._open([episode for episode in self._active if episode.environment is None])
                 self._take_actions(self._decide())
+                if self._fork_after:
+                    self._fork([episode for episode in self._active if episode.num_steps >= self._fork_after])
+        except BaseException:
+            for outcome in self._outcomes.values():
+                if isinstance(outcome, ForkPoint):
+                    outcome.snapshot.close()
+            raise
         finally:
             for episode in [*self._active, *self._open_ones]:
                 self._leave(episode)
@@ -236,7 +304,11 @@ class _Rounds:
             wait=wait_exponential_jitter(initial=1.0, max=20.0),
             reraise=True,
         )
-        environment = retrying(self._acting.open_environment, episode.job.start.instance_id)
+        fork = episode.job.fork
+        if fork:
+            environment = retrying(self._acting.restore, fork.snapshot)
+        else:
+            environment = retrying(self._acting.open_environment, episode.job.start.instance_id)
         if episode not in self._active:
             environment.close()
             raise ContainerError(f"{episode.job.start.instance_id}: the start came after its limit")
@@ -288,7 +360,7 @@ class _Rounds:
                 num_rollouts=1,
                 max_completion_tokens=self._config.max_completion_tokens,
                 temperature=self._temperature,
-                seed=[mix_seed(episode.job.seed, len(episode.rollouts)) for episode, _ in asked],
+                seed=[mix_seed(episode.job.seed, episode.num_answers) for episode, _ in asked],
             )
         return [group[0] for group in groups]
 
@@ -298,7 +370,7 @@ class _Rounds:
             return "malformed"
         if episode.num_steps >= limits.max_steps:
             return "step_limit"
-        if limits.max_episode_tokens is not None and episode.num_completion_tokens >= limits.max_episode_tokens:
+        if limits.max_episode_tokens is not None and episode.num_all_tokens >= limits.max_episode_tokens:
             return "token_limit"
         if time.monotonic() - episode.started > limits.episode_limit_s:
             return "time_limit"
@@ -320,6 +392,31 @@ class _Rounds:
             if terminated or truncated:
                 episode.ending = "submitted" if terminated else "time_limit"
                 self._finish(episode, info, added_reward=0.0)
+
+    def _fork(self, episodes: Sequence[_Episode]) -> None:
+        """Keep the states of episodes, which end here."""
+        limit_s = self._limits.start_limit_s
+        for episode, outcome in self._pool.run(episodes, self._snapshot, limit_s=lambda _: limit_s):
+            if isinstance(outcome, Exception):
+                self._fail(episode, outcome, retry=True)
+                continue
+            self._leave(episode)
+            self._outcomes[episode.place] = ForkPoint(
+                snapshot=outcome,
+                history=tuple(episode.history),
+                num_steps=episode.num_steps,
+                num_answers=episode.num_answers,
+                num_tokens=episode.num_all_tokens,
+                num_lost_tokens=episode.num_lost_tokens,
+            )
+
+    def _snapshot(self, episode: _Episode) -> Closing:
+        assert episode.environment is not None
+        snapshot = self._acting.snapshot(episode.environment)
+        if episode not in self._active:
+            snapshot.close()
+            raise ContainerError(f"{episode.job.start.instance_id}: the snapshot came after its limit")
+        return snapshot
 
     def _step(self, episode: _Episode) -> Answered:
         assert episode.environment is not None
@@ -394,7 +491,8 @@ class _Rounds:
         logger.warning("an episode on %s failed, attempt %d: %s", instance_id, episode.attempt, reason, exc_info=trace)
         lost = episode.num_lost_tokens + episode.num_completion_tokens
         if retry and infrastructure and episode.attempt < self._limits.infrastructure_attempts:
-            again = _Episode(place=episode.place, job=episode.job, attempt=episode.attempt + 1, num_lost_tokens=lost)
+            again = _begin(episode.place, episode.job)
+            again.attempt, again.num_lost_tokens = episode.attempt + 1, lost
             self._waiting.append(again)
             return
         self._outcomes[episode.place] = InvalidEpisode(reason=f"{instance_id}: {reason}", num_lost_tokens=lost)
