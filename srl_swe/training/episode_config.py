@@ -33,8 +33,8 @@ class EpisodeConfig:
     infrastructure_attempts: int = 3
     """How often an episode is begun before infrastructure failures make it invalid."""
     fork_after_steps: int = 0
-    """After so many actions of one episode, all of its group go on from copies of its container, and only what follows
-    is compared and trained on. 0 = each begins at the start."""
+    """After so many actions of an episode, all of a group go on from copies of its container, and only what follows is
+    compared and trained on. 0 = each begins at the start."""
     similarity_weight: float = 0.0
     """Share of the reward that comes from the similarity of the actions to an expert's, where the instance has an
     expert trajectory; the verdict has the rest. 0 = the verdict alone, as in the paper."""

@@ -57,8 +57,17 @@ class ForkPoint:
     num_answers: int
     num_tokens: int
     """Completion tokens that led here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lead:
+    """An episode that was played to fork others off."""
+
+    fork: ForkPoint | None
+    """None = it ended before, or infrastructure ended it."""
+    num_tokens: int
     num_lost_tokens: int
-    """Those of attempts that infrastructure ended."""
+    """Completion tokens of attempts that infrastructure ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +133,7 @@ def play_episodes(
         SamplerError: the sampling engine failed.
     """
     rounds = _Rounds(policy, sampler, domain, acting, config, temperature, on_episode_done)
-    return [outcome for outcome in rounds.play(jobs) if not isinstance(outcome, ForkPoint)]
+    return [outcome for outcome in rounds.play(jobs) if not isinstance(outcome, Lead)]
 
 
 def play_to_forks(
@@ -136,9 +145,8 @@ def play_to_forks(
     acting: Acting,
     config: TrainConfig,
     temperature: float,
-    on_episode_done: Callable[[], None] = lambda: None,
-) -> list[EpisodeOutcome | ForkPoint]:
-    """Play each episode until it has taken `fork_after_steps` actions; one that ends earlier is an episode like others.
+) -> list[Lead]:
+    """Play each episode until it has taken `fork_after_steps` actions; one that ends earlier is not judged.
 
     No environment stays open. The caller closes the snapshots.
 
@@ -147,8 +155,8 @@ def play_to_forks(
         SamplerError: the sampling engine failed.
     """
     after = config.episodes.fork_after_steps
-    rounds = _Rounds(policy, sampler, domain, acting, config, temperature, on_episode_done, fork_after=after)
-    return rounds.play(jobs)
+    rounds = _Rounds(policy, sampler, domain, acting, config, temperature, lambda: None, fork_after=after)
+    return [outcome for outcome in rounds.play(jobs) if isinstance(outcome, Lead)]
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -261,9 +269,9 @@ class _Rounds:
         self._waiting: deque[_Episode] = deque()
         self._active: list[_Episode] = []
         self._open_ones: list[_Episode] = []
-        self._outcomes: dict[int, EpisodeOutcome | ForkPoint] = {}
+        self._outcomes: dict[int, EpisodeOutcome | Lead] = {}
 
-    def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome | ForkPoint]:
+    def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome | Lead]:
         self._waiting.extend(_begin(place, job) for place, job in enumerate(jobs))
         try:
             while self._waiting or self._active or self._judging.num_pending:
@@ -276,8 +284,8 @@ class _Rounds:
                     self._fork([episode for episode in self._active if episode.num_steps >= self._fork_after])
         except BaseException:
             for outcome in self._outcomes.values():
-                if isinstance(outcome, ForkPoint):
-                    outcome.snapshot.close()
+                if isinstance(outcome, Lead) and outcome.fork:
+                    outcome.fork.snapshot.close()
             raise
         finally:
             for episode in [*self._active, *self._open_ones]:
@@ -400,15 +408,20 @@ class _Rounds:
             if isinstance(outcome, Exception):
                 self._fail(episode, outcome, retry=True)
                 continue
-            self._leave(episode)
-            self._outcomes[episode.place] = ForkPoint(
+            fork = ForkPoint(
                 snapshot=outcome,
                 history=tuple(episode.history),
                 num_steps=episode.num_steps,
                 num_answers=episode.num_answers,
                 num_tokens=episode.num_all_tokens,
-                num_lost_tokens=episode.num_lost_tokens,
             )
+            self._end_lead(episode, fork)
+
+    def _end_lead(self, episode: _Episode, fork: ForkPoint | None) -> None:
+        self._leave(episode)
+        self._outcomes[episode.place] = Lead(
+            fork=fork, num_tokens=episode.num_completion_tokens, num_lost_tokens=episode.num_lost_tokens
+        )
 
     def _snapshot(self, episode: _Episode) -> Closing:
         assert episode.environment is not None
@@ -425,7 +438,10 @@ class _Rounds:
         return observation, float(reward), terminated, truncated, info
 
     def _end(self, episode: _Episode, ending: EpisodeEnding) -> None:
-        """Let an episode leave the rounds, and have it judged beside them."""
+        """Let an episode leave the rounds, and have it judged beside them; but a lead, which is compared with none."""
+        if self._fork_after:
+            self._end_lead(episode, None)
+            return
         episode.ending = ending
         self._active.remove(episode)
         self._judging.add(episode)
@@ -457,6 +473,9 @@ class _Rounds:
     def _finish(self, episode: _Episode, info: dict[str, Any], *, added_reward: float) -> None:
         """Close an episode; `added_reward` is what came without an answer of the policy."""
         assert episode.ending is not None
+        if self._fork_after:
+            self._end_lead(episode, None)
+            return
         self._leave(episode)
         verdict = info.get("verdict")
         self._outcomes[episode.place] = PlayedEpisode(
@@ -494,6 +513,9 @@ class _Rounds:
             again = _begin(episode.place, episode.job)
             again.attempt, again.num_lost_tokens = episode.attempt + 1, lost
             self._waiting.append(again)
+            return
+        if self._fork_after:
+            self._outcomes[episode.place] = Lead(fork=None, num_tokens=0, num_lost_tokens=lost)
             return
         self._outcomes[episode.place] = InvalidEpisode(reason=f"{instance_id}: {reason}", num_lost_tokens=lost)
         self._on_episode_done()

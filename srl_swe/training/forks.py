@@ -1,5 +1,7 @@
-"""Groups of episodes that go on from one state: the first of a group leads up to it, and all are compared after it.
+"""Groups of episodes that go on from one state: another one, the lead, is played up to it; they are compared after it.
 
+The lead is none of the group: where it ends before the fork, the group begins at the start, and an episode that is
+there because it ended early would not be drawn as the others are.
 Leaves out how an episode is played (`episodes.py`) and what becomes of a group (`outcome.py`).
 """
 
@@ -9,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from srl_swe.training.episodes import EpisodeJob, EpisodeOutcome, ForkPoint, play_episodes, play_to_forks
+from srl_swe.training.episodes import EpisodeJob, EpisodeOutcome, Lead, play_episodes, play_to_forks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,31 +19,26 @@ class PlayedGroup:
     """What became of the episodes of one group, in order."""
 
     outcomes: tuple[EpisodeOutcome, ...]
-    fork: ForkPoint | None
-    """Where all of them went on from, its snapshot closed; None = the start."""
+    lead: Lead | None
+    """What they went on from, its snapshot closed; None = nothing was played before."""
 
 
-def play_groups(groups: Sequence[Sequence[EpisodeJob]], *, fork: bool, **playing: Any) -> list[PlayedGroup]:
-    """Play groups of episodes, with `fork` from the state that the first of each has reached.
+def play_groups(
+    groups: Sequence[Sequence[EpisodeJob]], *, leads: Sequence[EpisodeJob], on_episode_done: Any, **playing: Any
+) -> list[PlayedGroup]:
+    """Play groups of episodes, each from the state that its lead has reached; without leads, from the start.
 
-    A lead that ends before is one episode of a group that begins at the start. No snapshot stays. `playing` is what
-    `play_episodes` takes; it raises what that raises.
+    No snapshot stays. `playing` is what `play_episodes` takes; it raises what that raises.
     """
     with ExitStack() as snapshots:
-        leads = play_to_forks([jobs[0] for jobs in groups], **playing) if fork else [None] * len(groups)
-        for lead in leads:
-            if isinstance(lead, ForkPoint):
-                snapshots.callback(lead.snapshot.close)
-        forks = [lead if isinstance(lead, ForkPoint) else None for lead in leads]
-        played: list[list[EpisodeOutcome]] = [
-            [] if lead is None or isinstance(lead, ForkPoint) else [lead] for lead in leads
+        played: list[Lead | None] = [*play_to_forks(leads, **playing)] if leads else [None] * len(groups)
+        forks = [lead.fork if lead else None for lead in played]
+        for fork in forks:
+            if fork:
+                snapshots.callback(fork.snapshot.close)
+        jobs = [replace(job, fork=fork) for some, fork in zip(groups, forks, strict=True) for job in some]
+        outcomes = iter(play_episodes(jobs, on_episode_done=on_episode_done, **playing))
+        return [
+            PlayedGroup(outcomes=tuple(islice(outcomes, len(some))), lead=lead)
+            for some, lead in zip(groups, played, strict=True)
         ]
-        left = [
-            replace(job, fork=point)
-            for jobs, point, ended in zip(groups, forks, played, strict=True)
-            for job in jobs[len(ended) :]
-        ]
-        rest = iter(play_episodes(left, **playing))
-        for jobs, ended in zip(groups, played, strict=True):
-            ended += islice(rest, len(jobs) - len(ended))
-    return [PlayedGroup(outcomes=tuple(outcomes), fork=point) for outcomes, point in zip(played, forks, strict=True)]

@@ -20,8 +20,8 @@ from srl_swe.training.episodes import (
     EpisodeEnding,
     EpisodeJob,
     EpisodeOutcome,
-    ForkPoint,
     InvalidEpisode,
+    Lead,
     PlayedEpisode,
     play_episodes,
 )
@@ -45,19 +45,19 @@ class EpisodeGroup:
     episodes: tuple[PlayedEpisode, ...]
     """Those with a reward."""
     invalid: tuple[InvalidEpisode, ...] = ()
-    fork: ForkPoint | None = None
-    """Where all of them went on from; None = the start."""
+    lead: Lead | None = None
+    """What was played before them, to fork them off; None = nothing."""
 
     @property
     def num_lost_tokens(self) -> int:
         """Return the completion tokens of attempts that infrastructure ended."""
         outcomes: tuple[EpisodeOutcome, ...] = (*self.episodes, *self.invalid)
-        return sum(outcome.num_lost_tokens for outcome in outcomes) + (self.fork.num_lost_tokens if self.fork else 0)
+        return sum(outcome.num_lost_tokens for outcome in outcomes) + (self.lead.num_lost_tokens if self.lead else 0)
 
     @property
     def num_lead_tokens(self) -> int:
-        """Return the completion tokens that led to the fork, which are not trained on."""
-        return self.fork.num_tokens if self.fork else 0
+        """Return the completion tokens of the lead, which are not trained on."""
+        return self.lead.num_tokens if self.lead else 0
 
 
 def episode_signal(group: EpisodeGroup, *, min_reward_std: float) -> Signal:
@@ -94,13 +94,17 @@ def collect_episodes(
 
     def sample(indices: Sequence[int], seed: int) -> list[EpisodeGroup]:
         on_sampling(len(indices) * size)
+        # One more than a group has, for its lead.
         jobs = [
-            [EpisodeJob(start=examples[index], seed=mix_seed(mix_seed(seed, place), number)) for number in range(size)]
+            [
+                EpisodeJob(start=examples[index], seed=mix_seed(mix_seed(seed, place), number))
+                for number in range(size + 1)
+            ]
             for place, index in enumerate(indices)
         ]
         groups = play_groups(
-            jobs,
-            fork=config.episodes.fork_after_steps > 0,
+            [some[:size] for some in jobs],
+            leads=[some[size] for some in jobs] if config.episodes.fork_after_steps else [],
             policy=policy,
             sampler=sampler,
             domain=domain,
@@ -110,7 +114,7 @@ def collect_episodes(
             on_episode_done=on_episode_done,
         )
         ids = [examples[index].example_id for index in indices]
-        return [_group(name, group.outcomes, fork=group.fork) for name, group in zip(ids, groups, strict=True)]
+        return [_group(name, group.outcomes, lead=group.lead) for name, group in zip(ids, groups, strict=True)]
 
     signals: list[Signal] = []
 
@@ -174,10 +178,10 @@ def validate_episodes(
     }
 
 
-def _group(example_id: str, outcomes: Sequence[EpisodeOutcome], *, fork: ForkPoint | None = None) -> EpisodeGroup:
+def _group(example_id: str, outcomes: Sequence[EpisodeOutcome], *, lead: Lead | None = None) -> EpisodeGroup:
     return EpisodeGroup(
         example_id=example_id,
-        fork=fork,
+        lead=lead,
         episodes=tuple(outcome for outcome in outcomes if isinstance(outcome, PlayedEpisode)),
         invalid=tuple(outcome for outcome in outcomes if isinstance(outcome, InvalidEpisode)),
     )
@@ -266,7 +270,7 @@ def _account(filled: Filled[EpisodeGroup], signals: Sequence[Signal], config: Tr
 
     Episodes: sampled = trained + masked + surplus + flat + all_malformed + alone + invalid, where `alone` have a reward
     but nothing to compare it with. Tokens: the same, those of attempts that infrastructure ended are `invalid`, those
-    before a fork `lead`.
+    before forks `lead`.
     """
     of_signal: dict[Signal, list[PlayedEpisode]] = {signal: [] for signal in get_args(Signal)}
     for group, signal in zip(filled.sampled, signals, strict=True):
@@ -286,6 +290,6 @@ def _account(filled: Filled[EpisodeGroup], signals: Sequence[Signal], config: Tr
     tokens["invalid"] = sum(group.num_lost_tokens for group in filled.sampled)
     tokens["lead"] = sum(group.num_lead_tokens for group in filled.sampled)
     metrics = {f"episodes/{name}": count for name, count in counts.items()}
-    metrics["groups/forked"] = sum(group.fork is not None for group in filled.sampled)
+    metrics["groups/forked"] = sum(bool(group.lead and group.lead.fork) for group in filled.sampled)
     metrics |= {f"episode_tokens/{name}": float(count) for name, count in tokens.items()}
     return metrics | {"episodes/sampled": sum(counts.values()), "episode_tokens/sampled": float(sum(tokens.values()))}

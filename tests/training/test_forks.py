@@ -37,7 +37,10 @@ def collect(
     scripts: Sequence[Sequence[Sequence[int]]],
     before_batch: Callable[[int], object] = lambda _: None,
 ) -> tuple[Batch, ScriptedTokens]:
-    """Collect one group of four that forks after one action; a script's answers count from the start of the episode."""
+    """Collect one group of four that forks after one action; the lead's script comes last.
+
+    A script's answers count from the start of the episode.
+    """
     config = acting_config(model, output, prompts_per_iteration=1, fork_after_steps=1)
     seed = mix_seed(mix_seed(config.seed, 0), 0)
     sampler = ScriptedTokens(
@@ -69,7 +72,7 @@ def test_all_go_on_from_the_leads_state_and_only_that_is_compared(
     ids: Ids,
 ) -> None:
     look, fix, submit = ids("h|ls"), ids("h|", FIX_TOKEN), ids("h|submit")
-    scripts = [[look, submit], [look, fix, submit], [look, submit], [look, fix, submit]]
+    scripts = [[look, submit], [look, fix, submit], [look, submit], [look, fix, submit], [look]]
     batch, sampler = collect(acting_engine, acting_model, acting_policy, tmp_path, scripts)
     # One leads, then four go on from what it saw.
     assert [len(fed) for fed in sampler.fed] == [1, 4, 2]
@@ -92,7 +95,7 @@ def test_what_the_lead_did_stands_also_after_a_container_was_lost(
     ids: Ids,
 ) -> None:
     look, fix, submit = ids("h|ls"), ids("h|", FIX_TOKEN), ids("h|submit")
-    scripts = [[fix, submit], [fix, look, submit], [fix, submit], [fix, look, submit]]
+    scripts = [[fix, submit], [fix, look, submit], [fix, submit], [fix, look, submit], [fix]]
     batch, sampler = collect(
         acting_engine, acting_model, acting_policy, tmp_path, scripts, before_batch=kill_once(acting_engine, 1)
     )
@@ -111,11 +114,12 @@ def test_where_the_lead_ends_before_the_fork_the_group_begins_at_the_start(
 ) -> None:
     fix, submit = ids("h|", FIX_TOKEN), ids("h|submit")
     batch, sampler = collect(
-        acting_engine, acting_model, acting_policy, tmp_path, [[submit], [fix, submit], [submit], [submit]]
+        acting_engine, acting_model, acting_policy, tmp_path, [[submit], [fix, submit], [submit], [submit], [submit]]
     )
-    assert [len(fed) for fed in sampler.fed] == [1, 3, 1]
+    assert [len(fed) for fed in sampler.fed] == [1, 4, 1]
     assert [row.completion_ids for row in batch.rows] == [submit, fix, submit, submit, submit]
-    assert batch.metrics["groups/forked"] == batch.metrics["episode_tokens/lead"] == 0
+    assert batch.metrics["groups/forked"] == 0
+    assert batch.metrics["episode_tokens/lead"] == len(submit)
     assert batch.metrics["episodes/resolved"] == 1
 
 
