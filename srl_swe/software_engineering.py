@@ -13,6 +13,7 @@ from srl_swe.environments.engine import Engine
 from srl_swe.environments.images import ensure_image
 from srl_swe.environments.limits import ContainerLimits
 from srl_swe.environments.preparation import ensure_prepared
+from srl_swe.environments.snapshots import Snapshot
 from srl_swe.environments.swe_env import SUBMIT, SWEEnv
 from srl_swe.errors import DataError
 from srl_swe.prompts import PromptLimits, answer_malformed, parse, render, write
@@ -68,13 +69,10 @@ def acting_in_containers(
     by_id = {instance.instance_id: instance for instance in instances}
     limits = ContainerLimits()
 
-    def open_environment(instance_id: str) -> SWEEnv:
-        instance = by_id[instance_id]
-        # Made once and kept: an instance is played many times.
-        ensure_image(engine, instance.environment)
-        ensure_prepared(engine, instance.environment, limits.user)
+    def environment_of(instance: Instance) -> SWEEnv:
+        instance_id = instance.instance_id
         expert = (experts or {}).get(instance_id) if config.similarity_weight else None
-        environment = SWEEnv(
+        return SWEEnv(
             instances=[instance],
             trajectories=[expert] if expert else (),
             similarity_weight=config.similarity_weight if expert else None,
@@ -86,8 +84,24 @@ def acting_in_containers(
             num_warm=0,
             engine=engine,
         )
+
+    def open_environment(instance_id: str) -> SWEEnv:
+        instance = by_id[instance_id]
+        # Made once and kept: an instance is played many times.
+        ensure_image(engine, instance.environment)
+        ensure_prepared(engine, instance.environment, limits.user)
+        environment = environment_of(instance)
         try:
             environment.reset()
+        except BaseException:
+            environment.close()
+            raise
+        return environment
+
+    def restore(snapshot: Snapshot) -> SWEEnv:
+        environment = environment_of(snapshot.instance)
+        try:
+            environment.restore(snapshot)
         except BaseException:
             environment.close()
             raise
@@ -97,8 +111,15 @@ def acting_in_containers(
         open_environment=open_environment,
         last_action=SUBMIT,
         judge=_judge,
+        snapshot=_snapshot,
+        restore=restore,
         answer_malformed=lambda reason, cut_off: answer_malformed(reason, cut_off=cut_off),
     )
+
+
+def _snapshot(environment: gym.Env[str, str]) -> Snapshot:
+    assert isinstance(environment, SWEEnv)
+    return environment.snapshot()
 
 
 def _judge(environment: gym.Env[str, str]) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from srl_swe.closing import Closing
 from srl_swe.types import Completion, HistoryPair, Message, StepExample
 
 OPTIONS_FILE = "srl_swe_domain.json"
@@ -46,5 +47,9 @@ class Acting:
     judge: Callable[[gym.Env[str, str]], tuple[str, float, bool, bool, dict[str, Any]]]
     """Ends an episode that has reached a limit and returns what `step` would: judged alike, but without a reward for
     an action, because the policy took none."""
+    snapshot: Callable[[gym.Env[str, str]], Closing]
+    """Keeps an environment as it is, until what it returns is closed; ContainerError as above."""
+    restore: Callable[[Any], gym.Env[str, str]]
+    """A snapshot that is not closed -> an environment that goes on from it, all its own; ContainerError as above."""
     answer_malformed: Callable[[str, bool], HistoryPair]
     """(what is wrong with an answer, whether it was cut off at the token limit) -> what later prompts show of it."""

@@ -32,6 +32,9 @@ class EpisodeConfig:
     """Episodes that act at once, each with a container; as many more may be judged beside them."""
     infrastructure_attempts: int = 3
     """How often an episode is begun before infrastructure failures make it invalid."""
+    fork_after_steps: int = 0
+    """After so many actions of an episode, all of a group go on from copies of its container, and only what follows is
+    compared and trained on. 0 = each begins at the start."""
     similarity_weight: float = 0.0
     """Share of the reward that comes from the similarity of the actions to an expert's, where the instance has an
     expert trajectory; the verdict has the rest. 0 = the verdict alone, as in the paper."""
@@ -42,6 +45,10 @@ class EpisodeConfig:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise ConfigError(f"{name} must be an integer of at least 1, found {count!r}")
+        if not 0 <= self.fork_after_steps < self.max_steps:
+            raise ConfigError(
+                f"fork_after_steps must be in [0, max_steps = {self.max_steps}), found {self.fork_after_steps!r}"
+            )
         for name in ("command_timeout_s", "episode_limit_s", "start_limit_s", "judge_limit_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0 seconds, found {getattr(self, name)!r}")

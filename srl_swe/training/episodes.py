@@ -22,6 +22,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from srl_swe.closing import Closing
 from srl_swe.errors import ContainerError, EngineUnavailableError, ImageError, MalformedCompletionError, SrlSweError
 from srl_swe.pool import WorkPool, WorkTimeoutError
 from srl_swe.training.batches import longest_prompt
@@ -46,6 +47,30 @@ Answered = tuple[str, float, bool, bool, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ForkPoint:
+    """A state in the middle of an episode, from which others go on."""
+
+    snapshot: Closing
+    """Whoever asked for the fork closes it."""
+    history: tuple[HistoryPair, ...]
+    num_steps: int
+    num_answers: int
+    num_tokens: int
+    """Completion tokens that led here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lead:
+    """An episode that was played to fork others off."""
+
+    fork: ForkPoint | None
+    """None = it ended before, or infrastructure ended it."""
+    num_tokens: int
+    num_lost_tokens: int
+    """Completion tokens of attempts that infrastructure ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeJob:
     """An episode to be played."""
 
@@ -53,6 +78,8 @@ class EpisodeJob:
     """The context that it starts from; its history is empty."""
     seed: int
     """Decides, with the observations, all that is sampled."""
+    fork: ForkPoint | None = None
+    """Where it goes on from; None = the start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +133,30 @@ def play_episodes(
         SamplerError: the sampling engine failed.
     """
     rounds = _Rounds(policy, sampler, domain, acting, config, temperature, on_episode_done)
-    return rounds.play(jobs)
+    return [outcome for outcome in rounds.play(jobs) if not isinstance(outcome, Lead)]
+
+
+def play_to_forks(
+    jobs: Sequence[EpisodeJob],
+    *,
+    policy: Policy,
+    sampler: Sampler,
+    domain: Domain,
+    acting: Acting,
+    config: TrainConfig,
+    temperature: float,
+) -> list[Lead]:
+    """Play each episode until it has taken `fork_after_steps` actions; one that ends earlier is not judged.
+
+    No environment stays open. The caller closes the snapshots.
+
+    Raises:
+        EngineUnavailableError: no episode could go on.
+        SamplerError: the sampling engine failed.
+    """
+    after = config.episodes.fork_after_steps
+    rounds = _Rounds(policy, sampler, domain, acting, config, temperature, lambda: None, fork_after=after)
+    return [outcome for outcome in rounds.play(jobs) if isinstance(outcome, Lead)]
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -126,6 +176,16 @@ class _Episode:
     chosen: "_Choice | None" = None
     """The answer whose action is being taken."""
     ending: EpisodeEnding | None = None
+
+    @property
+    def num_answers(self) -> int:
+        """Return the answers of the whole episode."""
+        return len(self.rollouts) + (self.job.fork.num_answers if self.job.fork else 0)
+
+    @property
+    def num_all_tokens(self) -> int:
+        """Return the completion tokens of the whole episode."""
+        return self.num_completion_tokens + (self.job.fork.num_tokens if self.job.fork else 0)
 
     @property
     def num_completion_tokens(self) -> int:
@@ -163,6 +223,12 @@ class _Episode:
         )
 
 
+def _begin(place: int, job: EpisodeJob) -> _Episode:
+    if job.fork is None:
+        return _Episode(place=place, job=job)
+    return _Episode(place=place, job=job, history=list(job.fork.history), num_steps=job.fork.num_steps)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Choice:
     """An answer whose action is not taken yet."""
@@ -184,7 +250,10 @@ class _Rounds:
         config: TrainConfig,
         temperature: float,
         on_episode_done: Callable[[], None],
+        *,
+        fork_after: int = 0,
     ) -> None:
+        self._fork_after = fork_after
         self._policy = policy
         self._sampler = sampler
         self._domain = domain
@@ -200,10 +269,10 @@ class _Rounds:
         self._waiting: deque[_Episode] = deque()
         self._active: list[_Episode] = []
         self._open_ones: list[_Episode] = []
-        self._outcomes: dict[int, EpisodeOutcome] = {}
+        self._outcomes: dict[int, EpisodeOutcome | Lead] = {}
 
-    def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome]:
-        self._waiting.extend(_Episode(place=place, job=job) for place, job in enumerate(jobs))
+    def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome | Lead]:
+        self._waiting.extend(_begin(place, job) for place, job in enumerate(jobs))
         try:
             while self._waiting or self._active or self._judging.num_pending:
                 self._take_judged()
@@ -211,6 +280,13 @@ class _Rounds:
                     self._active.append(self._waiting.popleft())
                 self._open([episode for episode in self._active if episode.environment is None])
                 self._take_actions(self._decide())
+                if self._fork_after:
+                    self._fork([episode for episode in self._active if episode.num_steps >= self._fork_after])
+        except BaseException:
+            for outcome in self._outcomes.values():
+                if isinstance(outcome, Lead) and outcome.fork:
+                    outcome.fork.snapshot.close()
+            raise
         finally:
             for episode in [*self._active, *self._open_ones]:
                 self._leave(episode)
@@ -236,7 +312,11 @@ class _Rounds:
             wait=wait_exponential_jitter(initial=1.0, max=20.0),
             reraise=True,
         )
-        environment = retrying(self._acting.open_environment, episode.job.start.instance_id)
+        fork = episode.job.fork
+        if fork:
+            environment = retrying(self._acting.restore, fork.snapshot)
+        else:
+            environment = retrying(self._acting.open_environment, episode.job.start.instance_id)
         if episode not in self._active:
             environment.close()
             raise ContainerError(f"{episode.job.start.instance_id}: the start came after its limit")
@@ -288,7 +368,7 @@ class _Rounds:
                 num_rollouts=1,
                 max_completion_tokens=self._config.max_completion_tokens,
                 temperature=self._temperature,
-                seed=[mix_seed(episode.job.seed, len(episode.rollouts)) for episode, _ in asked],
+                seed=[mix_seed(episode.job.seed, episode.num_answers) for episode, _ in asked],
             )
         return [group[0] for group in groups]
 
@@ -298,7 +378,7 @@ class _Rounds:
             return "malformed"
         if episode.num_steps >= limits.max_steps:
             return "step_limit"
-        if limits.max_episode_tokens is not None and episode.num_completion_tokens >= limits.max_episode_tokens:
+        if limits.max_episode_tokens is not None and episode.num_all_tokens >= limits.max_episode_tokens:
             return "token_limit"
         if time.monotonic() - episode.started > limits.episode_limit_s:
             return "time_limit"
@@ -321,6 +401,36 @@ class _Rounds:
                 episode.ending = "submitted" if terminated else "time_limit"
                 self._finish(episode, info, added_reward=0.0)
 
+    def _fork(self, episodes: Sequence[_Episode]) -> None:
+        """Keep the states of episodes, which end here."""
+        limit_s = self._limits.start_limit_s
+        for episode, outcome in self._pool.run(episodes, self._snapshot, limit_s=lambda _: limit_s):
+            if isinstance(outcome, Exception):
+                self._fail(episode, outcome, retry=True)
+                continue
+            fork = ForkPoint(
+                snapshot=outcome,
+                history=tuple(episode.history),
+                num_steps=episode.num_steps,
+                num_answers=episode.num_answers,
+                num_tokens=episode.num_all_tokens,
+            )
+            self._end_lead(episode, fork)
+
+    def _end_lead(self, episode: _Episode, fork: ForkPoint | None) -> None:
+        self._leave(episode)
+        self._outcomes[episode.place] = Lead(
+            fork=fork, num_tokens=episode.num_completion_tokens, num_lost_tokens=episode.num_lost_tokens
+        )
+
+    def _snapshot(self, episode: _Episode) -> Closing:
+        assert episode.environment is not None
+        snapshot = self._acting.snapshot(episode.environment)
+        if episode not in self._active:
+            snapshot.close()
+            raise ContainerError(f"{episode.job.start.instance_id}: the snapshot came after its limit")
+        return snapshot
+
     def _step(self, episode: _Episode) -> Answered:
         assert episode.environment is not None
         assert episode.chosen is not None
@@ -328,7 +438,10 @@ class _Rounds:
         return observation, float(reward), terminated, truncated, info
 
     def _end(self, episode: _Episode, ending: EpisodeEnding) -> None:
-        """Let an episode leave the rounds, and have it judged beside them."""
+        """Let an episode leave the rounds, and have it judged beside them; but a lead, which is compared with none."""
+        if self._fork_after:
+            self._end_lead(episode, None)
+            return
         episode.ending = ending
         self._active.remove(episode)
         self._judging.add(episode)
@@ -360,6 +473,9 @@ class _Rounds:
     def _finish(self, episode: _Episode, info: dict[str, Any], *, added_reward: float) -> None:
         """Close an episode; `added_reward` is what came without an answer of the policy."""
         assert episode.ending is not None
+        if self._fork_after:
+            self._end_lead(episode, None)
+            return
         self._leave(episode)
         verdict = info.get("verdict")
         self._outcomes[episode.place] = PlayedEpisode(
@@ -394,8 +510,12 @@ class _Rounds:
         logger.warning("an episode on %s failed, attempt %d: %s", instance_id, episode.attempt, reason, exc_info=trace)
         lost = episode.num_lost_tokens + episode.num_completion_tokens
         if retry and infrastructure and episode.attempt < self._limits.infrastructure_attempts:
-            again = _Episode(place=episode.place, job=episode.job, attempt=episode.attempt + 1, num_lost_tokens=lost)
+            again = _begin(episode.place, episode.job)
+            again.attempt, again.num_lost_tokens = episode.attempt + 1, lost
             self._waiting.append(again)
+            return
+        if self._fork_after:
+            self._outcomes[episode.place] = Lead(fork=None, num_tokens=0, num_lost_tokens=lost)
             return
         self._outcomes[episode.place] = InvalidEpisode(reason=f"{instance_id}: {reason}", num_lost_tokens=lost)
         self._on_episode_done()

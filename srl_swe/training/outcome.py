@@ -21,10 +21,12 @@ from srl_swe.training.episodes import (
     EpisodeJob,
     EpisodeOutcome,
     InvalidEpisode,
+    Lead,
     PlayedEpisode,
     play_episodes,
 )
 from srl_swe.training.filling import Filled, fill_iteration
+from srl_swe.training.forks import play_groups
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row
 from srl_swe.training.refill import FIRST_STATE, RefillState
@@ -43,12 +45,19 @@ class EpisodeGroup:
     episodes: tuple[PlayedEpisode, ...]
     """Those with a reward."""
     invalid: tuple[InvalidEpisode, ...] = ()
+    lead: Lead | None = None
+    """What was played before them, to fork them off; None = nothing."""
 
     @property
     def num_lost_tokens(self) -> int:
         """Return the completion tokens of attempts that infrastructure ended."""
         outcomes: tuple[EpisodeOutcome, ...] = (*self.episodes, *self.invalid)
-        return sum(outcome.num_lost_tokens for outcome in outcomes)
+        return sum(outcome.num_lost_tokens for outcome in outcomes) + (self.lead.num_lost_tokens if self.lead else 0)
+
+    @property
+    def num_lead_tokens(self) -> int:
+        """Return the completion tokens of the lead, which are not trained on."""
+        return self.lead.num_tokens if self.lead else 0
 
 
 def episode_signal(group: EpisodeGroup, *, min_reward_std: float) -> Signal:
@@ -85,13 +94,17 @@ def collect_episodes(
 
     def sample(indices: Sequence[int], seed: int) -> list[EpisodeGroup]:
         on_sampling(len(indices) * size)
+        # One more than a group has, for its lead.
         jobs = [
-            EpisodeJob(start=examples[index], seed=mix_seed(mix_seed(seed, place), number))
+            [
+                EpisodeJob(start=examples[index], seed=mix_seed(mix_seed(seed, place), number))
+                for number in range(size + 1)
+            ]
             for place, index in enumerate(indices)
-            for number in range(size)
         ]
-        outcomes = play_episodes(
-            jobs,
+        groups = play_groups(
+            [some[:size] for some in jobs],
+            leads=[some[size] for some in jobs] if config.episodes.fork_after_steps else [],
             policy=policy,
             sampler=sampler,
             domain=domain,
@@ -100,8 +113,8 @@ def collect_episodes(
             temperature=config.temperature,
             on_episode_done=on_episode_done,
         )
-        starts = range(0, len(jobs), size)
-        return [_group(jobs[start].start.example_id, outcomes[start : start + size]) for start in starts]
+        ids = [examples[index].example_id for index in indices]
+        return [_group(name, group.outcomes, lead=group.lead) for name, group in zip(ids, groups, strict=True)]
 
     signals: list[Signal] = []
 
@@ -165,9 +178,10 @@ def validate_episodes(
     }
 
 
-def _group(example_id: str, outcomes: Sequence[EpisodeOutcome]) -> EpisodeGroup:
+def _group(example_id: str, outcomes: Sequence[EpisodeOutcome], *, lead: Lead | None = None) -> EpisodeGroup:
     return EpisodeGroup(
         example_id=example_id,
+        lead=lead,
         episodes=tuple(outcome for outcome in outcomes if isinstance(outcome, PlayedEpisode)),
         invalid=tuple(outcome for outcome in outcomes if isinstance(outcome, InvalidEpisode)),
     )
@@ -245,7 +259,7 @@ def _episode_metrics(groups: Sequence[EpisodeGroup]) -> dict[str, float]:
         "episodes/truncated_share": 1 - endings["submitted"] / len(episodes),
         "sampling/prompts": len(rollouts),
         "sampling/prompt_tokens": sum(len(rollout.prompt_ids) for rollout in rollouts),
-        "sampling/completion_tokens": tokens + lost,
+        "sampling/completion_tokens": tokens + lost + sum(group.num_lead_tokens for group in groups),
         "sampling/length_stop_share": sum(rollout.stop_reason == "length" for rollout in rollouts) / num_answers,
     }
     return metrics | {f"episodes/ended_{ending}": endings[ending] for ending in get_args(EpisodeEnding)}
@@ -255,7 +269,8 @@ def _account(filled: Filled[EpisodeGroup], signals: Sequence[Signal], config: Tr
     """Say where every episode and completion token went.
 
     Episodes: sampled = trained + masked + surplus + flat + all_malformed + alone + invalid, where `alone` have a reward
-    but nothing to compare it with. Tokens: the same, and those of attempts that infrastructure ended are `invalid`.
+    but nothing to compare it with. Tokens: the same, those of attempts that infrastructure ended are `invalid`, those
+    before forks `lead`.
     """
     of_signal: dict[Signal, list[PlayedEpisode]] = {signal: [] for signal in get_args(Signal)}
     for group, signal in zip(filled.sampled, signals, strict=True):
@@ -273,6 +288,8 @@ def _account(filled: Filled[EpisodeGroup], signals: Sequence[Signal], config: Tr
     tokens = {name: sum(episode.num_completion_tokens for episode in episodes) for name, episodes in parts.items()}
     counts["invalid"] = sum(len(group.invalid) for group in filled.sampled)
     tokens["invalid"] = sum(group.num_lost_tokens for group in filled.sampled)
+    tokens["lead"] = sum(group.num_lead_tokens for group in filled.sampled)
     metrics = {f"episodes/{name}": count for name, count in counts.items()}
+    metrics["groups/forked"] = sum(bool(group.lead and group.lead.fork) for group in filled.sampled)
     metrics |= {f"episode_tokens/{name}": float(count) for name, count in tokens.items()}
     return metrics | {"episodes/sampled": sum(counts.values()), "episode_tokens/sampled": float(sum(tokens.values()))}

@@ -1,6 +1,6 @@
 """Fixtures for training: everything tiny, made from nothing, on one thread and one process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from srl_swe.errors import EngineUnavailableError
 from srl_swe.training.policy import Policy
 from tests.environments.conftest import remove_prepared
 
-from .episode_world import IMAGE, build_image, write_acting_model
+from .episode_world import FIX_TOKEN, IMAGE, build_image, write_acting_model
 from .tiny import write_model
 
 
@@ -53,3 +53,15 @@ def acting_engine() -> Iterator[Engine]:
         build_image(engine)
         yield engine
         remove_prepared(engine, IMAGE)
+
+
+@pytest.fixture(scope="session")
+def ids(acting_policy: Policy) -> Callable[..., tuple[int, ...]]:
+    """ids("h|", FIX_TOKEN): the token ids of some texts, each token by itself, and the end of the turn."""
+
+    def encode(*texts: str) -> tuple[int, ...]:
+        vocabulary = acting_policy.tokenizer.get_vocab()
+        tokens = [token for text in texts for token in ([text] if text == FIX_TOKEN else list(text))]
+        return (*(vocabulary[token] for token in tokens), acting_policy.end_of_turn_id)
+
+    return encode

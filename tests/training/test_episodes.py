@@ -33,18 +33,6 @@ def config(acting_model: Path, tmp_path: Path) -> TrainConfig:
     return acting_config(acting_model, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def ids(acting_policy: Policy) -> Callable[..., tuple[int, ...]]:
-    """ids("h|", FIX_TOKEN): the token ids of some texts, each token by itself, and the end of the turn."""
-
-    def encode(*texts: str) -> tuple[int, ...]:
-        vocabulary = acting_policy.tokenizer.get_vocab()
-        tokens = [token for text in texts for token in ([text] if text == FIX_TOKEN else list(text))]
-        return (*(vocabulary[token] for token in tokens), acting_policy.end_of_turn_id)
-
-    return encode
-
-
 def play(
     engine: Engine, config: TrainConfig, policy: Policy, scripts: Sequence[Sequence[Sequence[int]]], **options: object
 ) -> tuple[list[EpisodeOutcome], ScriptedTokens]:
