@@ -59,7 +59,8 @@ class AgentConfig:
     infrastructure_attempts: int = 3
     """How often an episode is begun before infrastructure failures make it invalid."""
     max_parallel: int = 4
-    """Episodes open at once: the batch of a round and the number of running containers."""
+    """Episodes open at once: the batch of a round and the number of running containers. Also gradings at once, at each
+    engine."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "max_malformed", "max_completion_tokens", "infrastructure_attempts", "max_parallel"):
