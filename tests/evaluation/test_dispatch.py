@@ -45,7 +45,7 @@ class Grades:
         self.name = name
         self.graded: list[str] = []
         self.dead = ""
-        self.closed = False
+        self.closed = threading.Event()
         self._by = by
         self._has = has.split()
 
@@ -72,7 +72,7 @@ class Grades:
         pass
 
     def close(self) -> None:
-        self.closed = True
+        self.closed.set()
 
 
 def run(fleet: Fleet, work: Sequence[Job], *, max_parallel: int = 1, limit_s: float = 20.0) -> dict[str, Outcome]:
@@ -104,11 +104,15 @@ def test_work_is_spread_and_each_place_has_its_bound() -> None:
     running: Counter[str] = Counter()
     most: Counter[str] = Counter()
 
+    counting = threading.Lock()
+
     def count(place: Grades, instance_id: str) -> None:
-        running[place.name] += 1
-        most[place.name] = max(most[place.name], running[place.name])
+        with counting:
+            running[place.name] += 1
+            most[place.name] = max(most[place.name], running[place.name])
         time.sleep(0.02)
-        running[place.name] -= 1
+        with counting:
+            running[place.name] -= 1
 
     outcomes = run(Fleet([Grades("a", count), Grades("b", count)]), jobs(20), max_parallel=2)
     assert len(outcomes) == 20
@@ -132,7 +136,7 @@ def test_what_ran_at_a_lost_place_is_graded_elsewhere_once() -> None:
     lost, kept = Grades("lost", dies), Grades("kept", lambda place, instance_id: died.wait(10) and None)
     outcomes = run(Fleet([lost, kept]), jobs(6), max_parallel=2)
     assert who(outcomes) == {"kept": 6}
-    assert lost.closed
+    assert lost.closed.wait(10)
 
 
 def test_when_all_are_lost_it_says_why_and_the_rest_has_no_outcome() -> None:
@@ -263,7 +267,7 @@ def test_a_place_that_comes_later_takes_part(monkeypatch: pytest.MonkeyPatch) ->
     assert set(who(outcomes)) == {"early", "late"}
     assert {"early"} in asked
     fleet.close()
-    assert late.closed
+    assert late.closed.is_set()
 
 
 def test_a_silent_place_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,13 @@
 """`srl-swe eval` with several engines: its options, and Ray on this machine until Ctrl-C."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -48,8 +51,15 @@ def test_no_engine_at_all_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("does not take part") == 2
 
 
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A folder whose name is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="srl-ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.docker
-def test_ray_here_until_ctrl_c(tmp_path: Path, tiny_engine: Engine) -> None:
+def test_ray_here_until_ctrl_c(tmp_path: Path, tiny_engine: Engine, ray_folder: Path) -> None:
     rows = write_rows(
         tmp_path / "rows.jsonl", [slow(instance, number) for number, instance in enumerate(tiny_instances(4))]
     )
@@ -57,7 +67,12 @@ def test_ray_here_until_ctrl_c(tmp_path: Path, tiny_engine: Engine) -> None:
     run = subprocess.Popen(
         [*command, "--output", str(tmp_path / "out"), "--executor", "ray", "--max-parallel", "2"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "RAY_TMPDIR": str(ray_folder),
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
