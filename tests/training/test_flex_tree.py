@@ -119,7 +119,7 @@ def test_no_mask_of_all_pairs_is_made() -> None:
 
 # FlexAttention knows sinks on GPUs alone; half of gpt_oss's numbers would be missing here.
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gpt_oss"])
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(rows=ROWS)
 def test_flex_gives_the_log_probabilities_and_gradients_of_sdpa(kind: str, rows: list[Row]) -> None:
     model = make_model(kind)
