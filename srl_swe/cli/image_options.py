@@ -56,8 +56,8 @@ class RunImageOptions:
         if self.images_ahead < 0:
             raise ConfigError(f"images_ahead must be at least 0, not {self.images_ahead}")
 
-    def supply(self, engine: "Engine", instances: Sequence[Instance], *, uses: int) -> "ImageSupply | None":
-        """Return what brings the images of a run that works `uses` times on each instance; None = each when needed.
+    def supply(self, engine: "Engine", instances: Sequence[Instance]) -> "ImageSupply | None":
+        """Return what brings the images of a run; None = each comes when it is needed.
 
         Raises:
             ConfigError: the budget cannot hold every image.
@@ -73,7 +73,6 @@ class RunImageOptions:
             budget_bytes=budget_bytes(self.disk_budget),
             pulls=self.pulls,
             ahead=self.images_ahead,
-            uses=uses,
         )
 
 

@@ -80,7 +80,8 @@ class GradingAhead:
 
     def ordered(self, instances: Sequence[Instance]) -> list[Instance]:
         """Return the instances in the order in which their images come."""
-        return self._images.ordered(instances)
+        # Each for its episode and for its grading.
+        return self._images.ordered(instances, uses=2)
 
     def admit(self, instance: Instance) -> bool:
         """Make room for an episode's image; False where it has to wait. See `ImageSupply.admit`."""

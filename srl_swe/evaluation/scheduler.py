@@ -303,11 +303,13 @@ class _Run:
     def _ordered(self, jobs: Sequence[Job]) -> Sequence[Job]:
         if self.images is None:
             return jobs
-        by_id = {job[0].instance_id: job for job in jobs}
-        return [by_id[instance.instance_id] for instance in self.images.ordered([job[0] for job in jobs])]
+        # An empty patch is judged without an image.
+        empty = [job for job in jobs if not job[1].model_patch]
+        by_id = {job[0].instance_id: job for job in jobs if job[1].model_patch}
+        ordered = self.images.ordered([instance for instance, _ in by_id.values()])
+        return empty + [by_id[instance.instance_id] for instance in ordered]
 
     def _admit(self, job: Job) -> bool:
-        # An empty patch is judged without an image.
         return self.images is None or not job[1].model_patch or self.images.admit(job[0])
 
     def _how_to_resume(self) -> str:

@@ -132,7 +132,7 @@ def test_acting_and_grading_within_a_budget(
     acting = AgentConfig(max_completion_tokens=100, max_parallel=4)
     agent = Agent(sampler, encode, max_context=MAX_CONTEXT, model_name="scripted", config=acting)
     config = EvaluationConfig(output=tmp_path / "rounds")
-    with ImageSupply(tiny_engine, plays, budget_bytes=budget, uses=2) as images:
+    with ImageSupply(tiny_engine, plays, budget_bytes=budget) as images:
         with GradingAhead(tiny_engine, images, config) as ahead:
             outcome = agent.run(plays, config.output, ahead=ahead)
         summary = evaluate(plays, outcome.predictions, config, engine=tiny_engine, images=images)

@@ -188,8 +188,9 @@ def run_evaluation(
     with ExitStack() as acting:
         act = acting.enter_context(opened_agent(config, instances, output, console)) if config.acts else None
         with connect_engine() as engine, ExitStack() as stack:
-            uses = config.samples * (config.confirm + config.acts)
-            images = config.images.supply(engine, instances, uses=uses)
+            predicted = {each.instance_id for predictions in samples for each in predictions if each.model_patch}
+            needed = [each for each in instances if act is not None or each.instance_id in predicted]
+            images = config.images.supply(engine, needed)
             if images is not None:
                 stack.enter_context(images)
             if act is not None:
