@@ -79,16 +79,14 @@ class LocalRegistry:
         self, repository: str, layers: Sequence[Layer], *, tag: str = "1", config: dict[str, Any] | None = None
     ) -> str:
         """Serve an image of these layers, lowest first; return its name."""
+        step = {"created": "2026-01-01T00:00:00Z", "created_by": "COPY . /"}
         settings = {
             "architecture": "amd64",
             "os": "linux",
             "config": config or {},
             "rootfs": {"type": "layers", "diff_ids": [each.digest for each in layers]},
             # As a Dockerfile leaves it: steps with a layer, and one without.
-            "history": [
-                *({"created_by": "COPY noise /"} for _ in layers),
-                {"created_by": "CMD x", "empty_layer": True},
-            ],
+            "history": [*[step] * len(layers), {**step, "created_by": "CMD x", "empty_layer": True}],
         }
         described = json.dumps(settings).encode()
         manifest = {
