@@ -30,7 +30,8 @@ from srl_swe.types import Instance
 LOGGER = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-_STOP_LIMIT_S = 10.0
+_STOP_LIMIT_S = 3.0
+"""How long the end waits for pulls; the engine ends them with this process."""
 _ROOM_LIMIT_S = 6 * 3600.0
 """Work that has waited so long for room waits for something that hangs."""
 _OUTSIDE_LIMIT_S = 900.0
@@ -209,11 +210,15 @@ class ImageSupply(Closing):
         finally:
             self.release(instance)
 
-    def close(self) -> None:
-        """End what is being pulled, and bring nothing more; idempotent. The images stay."""
+    def stop(self) -> None:
+        """Let work that waits for images fail, and bring nothing more; idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """End what is being pulled, and bring nothing more; idempotent. The images stay."""
+        self.stop()
         deadline = time.monotonic() + _STOP_LIMIT_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -226,6 +226,10 @@ class _Rounds:
                     return
                 self._open([episode for episode in self._active if not episode.opened])
                 self._act(self._decide(round_index))
+        except BaseException:
+            if self._ahead is not None:
+                self._ahead.stop()
+            raise
         finally:
             for episode in list(self._active):
                 self._close(episode)

@@ -76,6 +76,7 @@ class GradingAhead:
         finally:
             if self._thread.is_alive():
                 self._stopping = True
+                self.stop()
                 stop_running_safely(self._stop_running, self._pool)
 
     def ordered(self, instances: Sequence[Instance]) -> list[Instance]:
@@ -86,6 +87,10 @@ class GradingAhead:
     def admit(self, instance: Instance) -> bool:
         """Make room for an episode's image; False where it has to wait. See `ImageSupply.admit`."""
         return self._images.admit(instance)
+
+    def stop(self) -> None:
+        """Let episodes and gradings that wait for images fail."""
+        self._images.stop()
 
     def fetch(self, instance: Instance) -> None:
         """Wait until an admitted episode's image is here. Raises ImageError, EngineUnavailableError."""
@@ -123,11 +128,18 @@ class GradingAhead:
             is_open = self._take_in(background, is_open)
             for (instance, patch), outcome in background.take(timeout_s=_TICK_S):
                 if isinstance(outcome, Verdict) and outcome.status != "invalid":
-                    self._store.save(instance, patch, outcome)
-                    line = f"graded: {instance.instance_id}: {outcome.status}"
-                    self._console.print(Text(printable(line)), soft_wrap=True, highlight=False)
+                    self._keep(instance, patch, outcome)
                 else:
                     logger.info("%s is graded again after the acting: %s", instance.instance_id, outcome)
+
+    def _keep(self, instance: Instance, patch: str, verdict: Verdict) -> None:
+        try:
+            self._store.save(instance, patch, verdict)
+        except OSError as error:  # a full disk: the evaluation that follows meets it as well, and says so
+            logger.warning("the verdict of %s could not be written: %s", instance.instance_id, error)
+            return
+        line = f"graded: {instance.instance_id}: {verdict.status}"
+        self._console.print(Text(printable(line)), soft_wrap=True, highlight=False)
 
     def _take_in(self, background: "BackgroundWork[_Job, Verdict]", is_open: bool) -> bool:
         """Begin what came meanwhile; return whether more may come."""

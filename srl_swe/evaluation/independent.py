@@ -170,6 +170,10 @@ class IndependentEpisodes:
                     logger.warning("%s has no prediction: %s", name, reason, exc_info=trace)
                     invalid[name] = reason
                     table.finish(name, "invalid", reason)
+        except BaseException:
+            if ahead is not None:
+                ahead.stop()
+            raise
         finally:
             self._stopping = True
             for acting in list(self._open):

@@ -93,13 +93,20 @@ def evaluate(
         KeyboardInterrupt: after the running containers were removed and the reports written.
     """
     others = own_containers(engine)
+
+    def stop_running() -> None:
+        if images is not None:
+            images.stop()
+        for container in own_containers(engine) - others:
+            engine.remove(container)
+
     return evaluate_with(
         instances,
         predictions,
         config,
         judge=container_judge(engine, images),
         check_alive=lambda: engine.list_containers(LABEL),
-        stop_running=lambda: [engine.remove(container) for container in own_containers(engine) - others],
+        stop_running=stop_running,
         image_digest=lambda instance: image_digest(engine, instance),
         images=images,
         invalid_episodes=invalid_episodes,

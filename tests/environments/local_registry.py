@@ -1,5 +1,6 @@
 """A registry on this machine: the read side of the distribution API, with failures on request, and images made here."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -167,7 +168,8 @@ def local_registry() -> Iterator[LocalRegistry]:
                 registry.cut[digest] -= 1
                 self.close_connection = True
                 return
-            self.wfile.write(content[middle:])
+            with contextlib.suppress(ConnectionError):  # whoever pulled may have been killed meanwhile
+                self.wfile.write(content[middle:])
 
         def _answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)

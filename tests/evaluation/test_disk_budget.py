@@ -122,6 +122,16 @@ def test_acting_and_grading_within_a_budget(
     assert own_containers(tiny_engine) == set()
     assert len(world.here()) == 2
 
+    assert run_images(["plan", "--instances", str(rows), "--disk-budget", str(budget), "--list-images"]) == 0
+    said = capsys.readouterr()
+    assert "4 images of 5 instances: 2 here, 2 missing" in said.out
+    assert "answered 404" in said.out
+    assert run_images(["plan", "--instances", str(rows), "--disk-budget", "1MB"]) == 1
+    assert run_images(["pull", "--instances", str(rows), "--disk-budget", str(budget)]) == 1
+    said = capsys.readouterr()
+    assert "2 of 4 images were here, 0 came" in said.out
+    assert f"MB of {budget / MB:.1f} MB" in said.out
+
     # What is here is good; what is not, is said.
     assert run_images(["verify", "--instances", str(rows)]) == 1
     said = capsys.readouterr()
