@@ -67,13 +67,20 @@ class DockerImages:
             found = self._api.inspect_image(name)
             if found["Id"] not in self._layers:
                 keys = chain_keys((found.get("RootFS") or {}).get("Layers") or [])
-                sizes = _sizes(self._api.history(found["Id"]), len(keys), total=found["Size"])
+                sizes = _sizes(self._history(found["Id"]), len(keys), total=found["Size"])
                 self._layers[found["Id"]] = tuple(
                     ImageLayer(key=key, size_bytes=size) for key, size in zip(keys, sizes, strict=True)
                 )
         except ImageNotFound:
             return ()
         return self._layers[found["Id"]]
+
+    def _history(self, image_id: str) -> list[dict[str, Any]]:
+        try:
+            history: list[dict[str, Any]] = self._api.history(image_id)
+        except APIError:
+            return []  # Podman 4.3 fails where a step has no time
+        return history
 
     def pull(self, name: str, progress: Callable[[PullProgress], None] | None) -> None:
         """Pull once; see `Engine.pull_image`."""

@@ -35,7 +35,7 @@ class Eviction:
     why_not: str = ""
     """Why it stays."""
     for_now: bool = False
-    """Whether that may pass soon: something uses it."""
+    """Whether that may pass soon: something uses it, or its registry does not answer."""
 
 
 class ImageEviction:
@@ -70,11 +70,10 @@ class ImageEviction:
             info = self._engine.find_image(image.name)
             if info is None:
                 return Eviction(removed=False, why_not="it is not here")
-            why = self._why_kept(image, info)
-            if not why and image.environment.recipe is None:
-                why = self._why_lost(image.name)
-            if why:
+            if why := self._why_kept(image, info):
                 return Eviction(removed=False, why_not=why)
+            if image.environment.recipe is None and (lost := self._lost(image.name)) is not None:
+                return lost
             prepared = [each.id for each in self._prepared_of(info)]
             if other := self._built_on(info, besides={info.id, *prepared}):
                 return Eviction(removed=False, why_not=f"{other} is built on it")
@@ -114,11 +113,17 @@ class ImageEviction:
             return f"it was pulled as {record.pulled_from}, and now would come from {source}"
         return ""
 
-    def _why_lost(self, name: str) -> str:
+    def _lost(self, name: str) -> Eviction | None:
+        """Return why a pulled image would not come back, None where it would."""
         record = self._ledger.find(name)
-        if not record.digest or not self._registries.serves(record.pulled_from, record.digest):
-            return f"the registry does not serve {record.pulled_from} with digest {record.digest} now"
-        return ""
+        served = self._registries.serves(record.pulled_from, record.digest) if record.digest else False
+        if served:
+            return None
+        if served is None:
+            why = f"the registry does not say whether it still has {record.pulled_from}"
+            return Eviction(removed=False, why_not=why, for_now=True)
+        why = f"the registry does not serve {record.pulled_from} with digest {record.digest or '(unknown)'} now"
+        return Eviction(removed=False, why_not=why)
 
     def _prepared_of(self, info: ImageInfo) -> list[ImageInfo]:
         found = self._engine.list_images(f"{PARENT_LABEL}={info.id}")
@@ -142,7 +147,7 @@ class ImageEviction:
                 if isinstance(image.environment.recipe, SdistRecipe):
                     if info.labels.get(IMAGE_LABEL) != "1":
                         continue
-                elif self._why_not_pulled_again(name, info) or self._why_lost(name):
+                elif self._why_not_pulled_again(name, info) or self._lost(name):
                     continue
                 if not self._built_on(info, besides={info.id}):
                     self._ledger.note_layers(name, self._engine.image_layers(name))

@@ -118,7 +118,12 @@ def forecast(
     positions = {image.name: number for number, image in enumerate(ordered)}
     for name in here:
         room.put(name, sizes[name].layers, measured=True)
-    peak, num_evictions, num_fetched = room.used_bytes, 0, 0
+    num_evictions, num_fetched = 0, 0
+    needed_last = sorted((name for name in room.names if name not in staying), key=positions.__getitem__)
+    while budget_bytes is not None and room.used_bytes > budget_bytes and needed_last:
+        room.take(needed_last.pop())
+        num_evictions += 1
+    peak = room.used_bytes
     for number, image in enumerate(ordered):
         if image.name in room:
             continue

@@ -145,10 +145,10 @@ class ImagePuller:
         the one that Podman makes up, which is asked for before anything is removed.
         """
         record = self.ledger.find(name)
-        image = self._engine.find_image(name)
-        if image is None or record.pulled_from != name or record.image_id:
+        if record.pulled_from != name or record.image_id:
             return
-        if digest := _digest_from(image, name):
+        image = self._engine.find_image(name)
+        if image is not None and (digest := _digest_from(image, name)):
             self.ledger.note_pulled(name, digest=digest, image_id=image.id)
 
     def _wait_s(self, source: str, state: RetryCallState) -> float:

@@ -1,17 +1,17 @@
 """Names of images taken apart: registry, repository, tag or digest; and what a mirror calls them."""
 
 import re
+import urllib.parse
 from dataclasses import dataclass
 from typing import Self
 
-from docker.auth import resolve_repository_name
+from docker.auth import INDEX_NAME, INDEX_URL, resolve_repository_name
 from docker.errors import InvalidRepository
 from docker.utils import parse_repository_tag
 
 from srl_swe.errors import ConfigError, ImageError
 
-_HUB = "docker.io"
-_HUB_HOST = "registry-1.docker.io"
+_HUB_HOST = urllib.parse.urlsplit(INDEX_URL).hostname or INDEX_NAME
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MIRROR = re.compile(r"[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._/-]*[a-z0-9])?")
 
@@ -21,7 +21,7 @@ class ImageReference:
     """What an image's name means to Docker."""
 
     registry: str
-    """As in the name, such as "docker.io" where it names none."""
+    """As in the name; Docker's own where it names none."""
     path: str
     """Of the repository in the registry, such as "library/debian"."""
     repository_name: str
@@ -43,7 +43,7 @@ class ImageReference:
             registry, path = resolve_repository_name(repository)
         except InvalidRepository as error:
             raise ImageError(f"{name!r} is no name of an image: {error}") from error
-        if registry == _HUB and "/" not in path:
+        if registry == INDEX_NAME and "/" not in path:
             path = f"library/{path}"
         digest = version if "@" in name else ""
         if digest and not _DIGEST.fullmatch(digest):
@@ -59,7 +59,7 @@ class ImageReference:
     @property
     def host(self) -> str:
         """Where the registry answers."""
-        return _HUB_HOST if self.registry == _HUB else self.registry
+        return _HUB_HOST if self.registry == INDEX_NAME else self.registry
 
     def on_mirror(self, mirror: str) -> str:
         """Return what the image is called on a mirror, given as HOST or HOST/PREFIX."""
@@ -67,9 +67,10 @@ class ImageReference:
 
 
 def canonical(name: str) -> str:
-    """Return one spelling for all that mean the same image: "a/b" and "docker.io/a/b:latest".
+    """Return one spelling for all names that mean the same image.
 
-    Podman calls what was made in it localhost/…, whatever name that was given.
+    That is "a/b" and "a/b:latest", with Docker's own registry named or not; and localhost/…, as Podman calls what was
+    made in it, whatever name that was given.
     """
     reference = ImageReference.parse(name.removeprefix("localhost/"))
     return f"{reference.registry}/{reference.path}{'@' if reference.digest else ':'}{reference.version}"

@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from srl_swe.closing import Closing
 from srl_swe.environments.byte_counts import shown_bytes
-from srl_swe.environments.engine import Engine, ImageLayer, PullProgress
+from srl_swe.environments.engine import Engine, PullProgress
+from srl_swe.environments.image_budget import sizes_within
 from srl_swe.environments.image_eviction import ImageEviction
 from srl_swe.environments.image_order import Room, by_shared_layers
 from srl_swe.environments.image_pulls import DEFAULT_PULLS, ImagePuller, PullConfig
@@ -24,15 +25,18 @@ from srl_swe.environments.image_uses import last_used, using_images
 from srl_swe.environments.images import ensure_image
 from srl_swe.environments.registry import Registries
 from srl_swe.environments.task_images import ImageSize, ImageSizes, TaskImage, task_images
-from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, ImageError
+from srl_swe.errors import ContainerError, EngineUnavailableError, ImageError
 from srl_swe.types import Instance
 
 LOGGER = logging.getLogger(__name__)
 
 _TICK_S = 0.5
-_STOP_LIMIT_S = 10.0
+_STOP_LIMIT_S = 3.0
+"""How long the end waits for pulls; the engine ends them with this process."""
 _ROOM_LIMIT_S = 6 * 3600.0
 """Work that has waited so long for room waits for something that hangs."""
+_OUTSIDE_LIMIT_S = 900.0
+"""How long work waits for room that only something outside the run keeps."""
 _ASK_AGAIN_S = 20.0
 """After which the removal of an image that something else used is tried again."""
 
@@ -50,7 +54,7 @@ class _Stock:
     """Why it is never removed."""
     users: int = 0
     """Admitted work."""
-    left: int
+    left: int = 0
     """Work that is still to come, admitted or not."""
     error: Exception | None = None
     tried: bool = False
@@ -79,12 +83,10 @@ class ImageSupply(Closing):
         budget_bytes: int | None,
         pulls: PullConfig = DEFAULT_PULLS,
         ahead: int = 2,
-        uses: int = 1,
     ) -> None:
         """Look at what is here; nothing is pulled or removed before the first work is admitted.
 
-        `ahead`: images fetched before their work begins. `uses`: how often the run works on each instance.
-        `budget_bytes` None = no bound.
+        `ahead`: images fetched before their work begins. `budget_bytes` None = no bound.
 
         Raises:
             ConfigError: the budget cannot hold every image of the run; the message says what could.
@@ -103,6 +105,9 @@ class ImageSupply(Closing):
             LOGGER.warning("size of an image unknown before its pull: %s", problem)
         self._stocks: dict[str, _Stock] = {}
         self._room = Room()
+        stays = {image.name: self._eviction.why_kept(image) for image in images} if budget_bytes is not None else {}
+        if budget_bytes is not None:
+            sizes = sizes_within(budget_bytes, sizes, staying=[name for name, why in stays.items() if why])
         for position, image in enumerate(by_shared_layers(images, sizes)):
             here = sizes[image.name].known_from == "engine"
             self._stocks[image.name] = _Stock(
@@ -110,13 +115,11 @@ class ImageSupply(Closing):
                 size=sizes[image.name],
                 position=position,
                 status="here" if here else "absent",
-                stays=self._eviction.why_kept(image) if here and budget_bytes else "",
-                left=uses * len(image.instance_ids),
+                stays=stays.get(image.name, ""),
                 used=last_used(image.name),
             )
             if here:
                 self._room.put(image.name, sizes[image.name].layers, measured=True)
-        self._require_room()
         self._changed = threading.Condition()
         self._closed = False
         self._trimmed = False
@@ -133,8 +136,16 @@ class ImageSupply(Closing):
         """What the run's images take or are about to take."""
         return self._room.used_bytes
 
-    def ordered(self, instances: Sequence[Instance]) -> list[Instance]:
-        """Return the instances so that those of an image, and images with common layers, follow each other."""
+    def ordered(self, instances: Sequence[Instance], *, uses: int = 1) -> list[Instance]:
+        """Return instances so that those of an image, and images with common layers, follow each other.
+
+        They are the work that is left, `uses` times on each: images of others are not fetched ahead any more.
+        """
+        with self._changed:
+            for stock in self._stocks.values():
+                stock.left = 0
+            for instance in instances:
+                self._stocks[instance.environment.image].left += uses
         return sorted(instances, key=lambda instance: self._stocks[instance.environment.image].position)
 
     def admit(self, instance: Instance) -> bool:
@@ -151,8 +162,7 @@ class ImageSupply(Closing):
                 self._fit(None)
             if stock.status == "absent" and not self._make_room(stock, needed=True):
                 stock.refused = stock.refused or time.monotonic()
-                waits = time.monotonic() - stock.refused < _ROOM_LIMIT_S
-                if waits and any(self._will_make_room(each) for each in self._stocks.values()):
+                if time.monotonic() - stock.refused < self._wait_limit_s():
                     return False
                 stock.status, stock.error = "failed", ImageError(self._no_room(stock))
             if stock.status == "absent":
@@ -201,19 +211,25 @@ class ImageSupply(Closing):
         finally:
             self.release(instance)
 
-    def close(self) -> None:
-        """End what is being pulled, and bring nothing more; idempotent. The images stay."""
+    def stop(self) -> None:
+        """Let work that waits for images fail, and bring nothing more; idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """End what is being pulled, and bring nothing more; idempotent. The images stay."""
+        self.stop()
         deadline = time.monotonic() + _STOP_LIMIT_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    @staticmethod
-    def _will_make_room(stock: _Stock) -> bool:
-        in_use = stock.users > 0 and stock.status != "failed"
-        return in_use or stock.status in ("wanted", "coming") or stock.kept_until > time.monotonic()
+    def _wait_limit_s(self) -> float:
+        """Return how long work may wait for room: not at all, where nothing could make any."""
+        stocks = self._stocks.values()
+        if any((each.users and each.status != "failed") or each.status in ("wanted", "coming") for each in stocks):
+            return _ROOM_LIMIT_S
+        return _OUTSIDE_LIMIT_S if any(each.kept_until > time.monotonic() for each in stocks) else 0.0
 
     def _work(self) -> None:
         while True:
@@ -340,37 +356,6 @@ class ImageSupply(Closing):
         stock.size = size
         self._room.put(stock.image.name, size.layers, measured=True)
 
-    def _require_room(self) -> None:
-        budget = self._budget_bytes
-        if budget is None:
-            return
-        fixed = Room()
-        for stock in self._stocks.values():
-            if stock.stays:
-                fixed.put(stock.image.name, stock.size.layers, measured=True)
-        for stock in self._stocks.values():
-            needed = fixed.used_bytes + fixed.more_bytes(stock.size.layers)
-            if stock.stays or needed <= budget:
-                continue
-            least = fixed.used_bytes + fixed.more_bytes(_at_least(stock.size))
-            if least <= budget:
-                # Perhaps it fits: it is brought alone, and then measured.
-                stock.size = _shrunk(stock.size, needed - budget)
-                continue
-            needed = least
-            why = ""
-            if fixed.used_bytes:
-                why = f", with {shown_bytes(fixed.used_bytes)} for images that are only here and are never removed"
-            raise ConfigError(
-                f"disk budget of {shown_bytes(budget)}: the image {stock.image.name} needs {shown_bytes(needed)}"
-                f"{why}; give at least that. `srl-swe images plan` shows what each image takes"
-            )
-        if fixed.used_bytes > budget:
-            raise ConfigError(
-                f"disk budget of {shown_bytes(budget)}: the images of these instances that are only here, and are "
-                f"never removed, take {shown_bytes(fixed.used_bytes)}; give at least that"
-            )
-
     def _no_room(self, stock: _Stock) -> str:
         self._room.put(stock.image.name, stock.size.layers, measured=stock.status == "here")
         needed = self._room.used_bytes
@@ -393,19 +378,3 @@ class ImageSupply(Closing):
                 self._changed.wait(left_s)
         if self._closed:
             raise ImageError("the run ended before the image came")
-
-
-def _at_least(size: ImageSize) -> list[ImageLayer]:
-    """Return the layers with what they take for certain: estimated ones what is to be downloaded of them."""
-    if size.known_from in ("engine", "earlier"):
-        return list(size.layers)
-    return [replace(layer, size_bytes=size.download_bytes.get(layer.key, 0)) for layer in size.layers]
-
-
-def _shrunk(size: ImageSize, too_many_bytes: int) -> ImageSize:
-    layers = []
-    for layer in reversed(size.layers):
-        less = min(layer.size_bytes, too_many_bytes)
-        too_many_bytes -= less
-        layers.append(replace(layer, size_bytes=layer.size_bytes - less))
-    return replace(size, layers=tuple(reversed(layers)))

@@ -19,15 +19,17 @@ from srl_swe.paths import cache_dir
 def using_images(*names: str) -> Iterator[None]:
     """Keep every process of this machine from removing these images; waits while one removes them."""
     with contextlib.ExitStack() as stack:
+        locks = []
         # In one order for all, though nobody who removes ever waits.
         for path in sorted(_path(name) for name in set(names)):
             lock = _open(path)
-            stack.callback(os.close, lock)
+            stack.callback(_let_go, lock)
             fcntl.flock(lock, fcntl.LOCK_SH)
+            locks.append(lock)
             os.utime(lock)
         yield
-        for name in set(names):
-            os.utime(_path(name))
+        for lock in locks:
+            os.utime(lock)
 
 
 @contextlib.contextmanager
@@ -45,7 +47,7 @@ def removing_image(name: str) -> Iterator[bool]:
         else:
             yield True
     finally:
-        os.close(lock)
+        _let_go(lock)
 
 
 def last_used(name: str) -> float:
@@ -63,3 +65,9 @@ def _path(name: str) -> Path:
 def _open(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _let_go(lock: int) -> None:
+    # A process that was forked meanwhile has the file open as well, and would go on to hold the lock.
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)

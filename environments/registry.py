@@ -119,16 +119,18 @@ class Registries:
             ) from error
         return RemoteImage(digest=digest, layers=layers)
 
-    def serves(self, name: str, digest: str) -> bool:
-        """Tell whether the name means `digest` in its registry now; False also where the registry does not say.
+    def serves(self, name: str, digest: str) -> bool | None:
+        """Tell whether the name means `digest` in its registry now; None where the registry does not say.
 
         Not counted as a pull.
         """
         try:
             reference = ImageReference.parse(name)
             answer = self._request("HEAD", reference, f"manifests/{reference.version}", accept=(*_INDEXES, *_MANIFESTS))
-        except ImageError:
+        except NoSuchImageError:
             return False
+        except ImageError:
+            return None
         return answer.headers.get("Docker-Content-Digest") == digest
 
     def retry_after_s(self, name: str) -> float | None:

@@ -14,6 +14,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 _TICK_S = 0.5
+_START_TICK_S = 0.1
 
 
 class WorkTimeoutError(TimeoutError):
@@ -112,7 +113,7 @@ class BackgroundWork(Generic[Item, Outcome]):
         """Return the outcomes that have come, exceptions included; wait for the first at most `timeout_s`."""
         self._fill()
         if self._waiting and not self._deadlines:
-            time.sleep(timeout_s)  # the first of them may not start yet
+            time.sleep(min(timeout_s, _START_TICK_S))  # the first of them may not start yet
             self._fill()
         taken: list[tuple[Item, Outcome | Exception]] = []
         while self._deadlines:

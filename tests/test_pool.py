@@ -83,3 +83,17 @@ def test_work_goes_on_beside_its_owner() -> None:
     release.set()
     assert background.take(timeout_s=5) == [(0, 0)]
     assert background.num_pending == 0
+
+
+def test_work_waits_until_it_may_start_and_later_work_with_it() -> None:
+    refusals = {"first": 2, "second": 0}
+    started: list[str] = []
+
+    def may_start(item: str) -> bool:
+        refusals[item] -= 1
+        return refusals[item] < 0
+
+    outcomes = list(WorkPool(1).run(["first", "second"], started.append, limit_s=lambda _: 10, may_start=may_start))
+    assert started == ["first", "second"]
+    assert [item for item, _ in outcomes] == ["first", "second"]
+    assert refusals == {"first": -1, "second": -1}

@@ -46,7 +46,7 @@ class RunImageOptions:
     disk_budget: str | None = None
     """Most that the images of the chosen instances may take on the engine's disk, each shared layer once, for example
     60GB. Images come in an order that shares layers, a few ahead of the work; the least recently used go, if this tool
-    pulled or built them. Each episode is graded at once. None = nothing is removed."""
+    pulled or built them. None = nothing is removed."""
     images_ahead: int = 2
     """Images brought before their work begins, with --disk-budget or --mirror."""
     pulls: Annotated[PullConfig, tyro.conf.arg(name="")] = field(default_factory=PullConfig)
@@ -61,8 +61,8 @@ class RunImageOptions:
         """Whether anything is to be brought in a way of its own."""
         return self.disk_budget is not None or self.pulls.mirror is not None
 
-    def supply(self, engine: "Engine", instances: Sequence[Instance], *, uses: int) -> "ImageSupply | None":
-        """Return what brings the images of a run that works `uses` times on each instance; None = each when needed.
+    def supply(self, engine: "Engine", instances: Sequence[Instance]) -> "ImageSupply | None":
+        """Return what brings the images of a run; None = each comes when it is needed.
 
         Raises:
             ConfigError: the budget cannot hold every image.
@@ -78,7 +78,6 @@ class RunImageOptions:
             budget_bytes=budget_bytes(self.disk_budget),
             pulls=self.pulls,
             ahead=self.images_ahead,
-            uses=uses,
         )
 
 

@@ -80,15 +80,29 @@ class GradingAhead:
         finally:
             if self._thread.is_alive():
                 self._stopping = True
+                self.stop()
                 stop_running_safely(self._fleet.stop_running, self._pool)
 
     def ordered(self, instances: Sequence[Instance]) -> list[Instance]:
         """Return the instances in the order in which their images come."""
-        return list(instances) if self._images is None else self._images.ordered(instances)
+        # Each for its episode and for its grading.
+        return list(instances) if self._images is None else self._images.ordered(instances, uses=2)
 
     def admit(self, instance: Instance) -> bool:
         """Make room for an episode's image; False where it has to wait. See `ImageSupply.admit`."""
         return self._images is None or self._images.admit(instance)
+
+    def stop(self) -> None:
+        """Let episodes and gradings that wait for images fail."""
+        if self._images is not None:
+            self._images.stop()
+
+    def release(self, instance: Instance, *, predicted: bool) -> None:
+        """End an admitted episode; with `predicted` its image stays until the grading."""
+        if self._images is not None:
+            if predicted:
+                self._images.admit(instance)  # it is here: always True
+            self._images.release(instance)
 
     @contextlib.contextmanager
     def played(self, instance: Instance) -> Iterator[None]:
@@ -97,18 +111,14 @@ class GradingAhead:
         Raises:
             ImageError, EngineUnavailableError: the image does not come.
         """
-        if self._images is None:
-            yield
-            return
         predicted = False
         try:
-            self._images.fetch(instance)
+            if self._images is not None:
+                self._images.fetch(instance)
             yield
             predicted = True
         finally:
-            if predicted:
-                self._images.admit(instance)  # it is here: always True
-            self._images.release(instance)
+            self.release(instance, predicted=predicted)
 
     def predicted(self, instance: Instance, prediction: Prediction) -> None:
         """Grade a prediction whose image is held since the episode."""
@@ -126,11 +136,18 @@ class GradingAhead:
             is_open = self._take_in(background, is_open)
             for (instance, patch), outcome in background.take(timeout_s=_TICK_S):
                 if isinstance(outcome, Verdict) and outcome.status != "invalid":
-                    self._store.save(instance, patch, outcome)
-                    line = f"graded: {instance.instance_id}: {outcome.status}"
-                    self._console.print(Text(printable(line)), soft_wrap=True, highlight=False)
+                    self._keep(instance, patch, outcome)
                 else:
                     logger.info("%s is graded again after the acting: %s", instance.instance_id, outcome)
+
+    def _keep(self, instance: Instance, patch: str, verdict: Verdict) -> None:
+        try:
+            self._store.save(instance, patch, verdict)
+        except OSError as error:  # a full disk: the evaluation that follows meets it as well, and says so
+            logger.warning("the verdict of %s could not be written: %s", instance.instance_id, error)
+            return
+        line = f"graded: {instance.instance_id}: {verdict.status}"
+        self._console.print(Text(printable(line)), soft_wrap=True, highlight=False)
 
     def _take_in(self, background: "BackgroundWork[_Job, Verdict]", is_open: bool) -> bool:
         """Begin what came meanwhile; return whether more may come."""

@@ -86,6 +86,8 @@ class IndependentEpisodes:
         self._max_episode_cost = max_episode_cost
         self._described = dict(described or {})
         self._stopping = False
+        self._admitted: set[str] = set()
+        """Ids of instances whose images are held for their episodes."""
         self._no_money: SpendingLimitError | None = None
         self._open: set[ActingEnvironment] = set()
         self._environments: set[SWEEnv] = set()
@@ -139,13 +141,14 @@ class IndependentEpisodes:
         ahead: "GradingAhead | None",
     ) -> None:
         self._stopping, self._no_money = False, None
+        self._admitted.clear()
         pool = WorkPool(self._config.max_parallel)
         try:
             for instance, outcome in pool.run(
                 ahead.ordered(instances) if ahead else instances,
                 lambda instance: self._play(instance, table, ahead),
                 limit_s=lambda _: self._limit_s(),
-                may_start=ahead.admit if ahead else None,
+                may_start=lambda instance: self._admit(instance, ahead),
             ):
                 name = instance.instance_id
                 if isinstance(outcome, _Played):
@@ -172,6 +175,10 @@ class IndependentEpisodes:
                     logger.warning("%s has no prediction: %s", name, reason, exc_info=trace)
                     invalid[name] = reason
                     table.finish(name, "invalid", reason)
+        except BaseException:
+            if ahead is not None:
+                ahead.stop()
+            raise
         finally:
             self._stopping = True
             for acting in list(self._open):
@@ -185,8 +192,20 @@ class IndependentEpisodes:
         once = self._config.start_limit_s + self._config.episode_limit_s + 20 * self._config.command_timeout_s + 600
         return self._config.infrastructure_attempts * once
 
+    def _admit(self, instance: Instance, ahead: "GradingAhead | None") -> bool:
+        if ahead is None or self._no_money is not None:
+            return True
+        if is_admitted := ahead.admit(instance):
+            self._admitted.add(instance.instance_id)
+        return is_admitted
+
     def _play(self, instance: Instance, table: RunningTable, ahead: "GradingAhead | None") -> _Played:
-        with ahead.played(instance) if ahead else contextlib.nullcontext():
+        is_admitted = ahead is not None and instance.instance_id in self._admitted
+        if self._no_money is not None:
+            if ahead is not None and is_admitted:
+                ahead.release(instance, predicted=False)
+            raise self._no_money  # before an image comes for nothing
+        with ahead.played(instance) if ahead is not None and is_admitted else contextlib.nullcontext():
             return self._play_here(instance, table)
 
     def _play_here(self, instance: Instance, table: RunningTable) -> _Played:

@@ -97,6 +97,8 @@ class EnginePlace:
 
     def stop_running(self) -> None:
         """See `Place`. Containers that this process had there before the place was made stay."""
+        if self._images is not None:
+            self._images.stop()
         for container in own_containers(self.engine) - self._others:
             self.engine.remove(container)
 

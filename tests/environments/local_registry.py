@@ -1,5 +1,6 @@
 """A registry on this machine: the read side of the distribution API, with failures on request, and images made here."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 PACKED_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 PLAIN_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
@@ -66,6 +68,8 @@ class LocalRegistry:
     throttled_until: float = 0.0
     """Monotonic time until which manifests are refused with 429."""
     retry_after: str = "1"
+    token: str = ""
+    """Asked for, and given at /token, where it is set."""
     cut: Counter[str] = field(default_factory=Counter)
     """Blob -> so many times its connection dies in the middle."""
     wrong: set[str] = field(default_factory=set)
@@ -79,16 +83,14 @@ class LocalRegistry:
         self, repository: str, layers: Sequence[Layer], *, tag: str = "1", config: dict[str, Any] | None = None
     ) -> str:
         """Serve an image of these layers, lowest first; return its name."""
+        step = {"created": "2026-01-01T00:00:00Z", "created_by": "COPY . /"}
         settings = {
             "architecture": "amd64",
             "os": "linux",
             "config": config or {},
             "rootfs": {"type": "layers", "diff_ids": [each.digest for each in layers]},
             # As a Dockerfile leaves it: steps with a layer, and one without.
-            "history": [
-                *({"created_by": "COPY noise /"} for _ in layers),
-                {"created_by": "CMD x", "empty_layer": True},
-            ],
+            "history": [*[step] * len(layers), {**step, "created_by": "CMD x", "empty_layer": True}],
         }
         described = json.dumps(settings).encode()
         manifest = {
@@ -99,6 +101,19 @@ class LocalRegistry:
         }
         content = json.dumps(manifest).encode()
         self.manifests[f"{repository}:{tag}"] = self.manifests[f"{repository}:{digest_of(content)}"] = content
+        return f"{self.host}/{repository}:{tag}"
+
+    def put_index(self, repository: str, tag: str, **architectures: str) -> str:
+        """Serve an index of images that are served already, given as architecture=tag; return its name."""
+        entries = []
+        for architecture, other in architectures.items():
+            content = self.manifests[f"{repository}:{other}"]
+            platform = {"os": "linux", "architecture": architecture}
+            entries.append(
+                {"mediaType": MANIFEST, "digest": digest_of(content), "size": len(content), "platform": platform}
+            )
+        content = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+        self.manifests[f"{repository}:{tag}"] = content
         return f"{self.host}/{repository}:{tag}"
 
     def _layer(self, layer: Layer) -> dict[str, Any]:
@@ -128,7 +143,14 @@ def local_registry() -> Iterator[LocalRegistry]:
             registry.requests[f"{self.command} {self.path}"] += 1
             words = self.path.strip("/").split("/")
             repository, kind, name = "/".join(words[1:-2]), words[-2] if len(words) > 2 else "", words[-1]
-            if words == ["v2"]:
+            if words[0].startswith("token?"):
+                self._answer(200, json.dumps({"token": registry.token}).encode())
+            elif registry.token and self.headers.get("Authorization") != f"Bearer {registry.token}":
+                realm = (
+                    f'Bearer realm="http://{registry.host}/token",service="here",scope="repository:{repository}:pull"'
+                )
+                self._answer(401, _error("UNAUTHORIZED"), {"WWW-Authenticate": realm})
+            elif words == ["v2"]:
                 self._answer(200, b"{}")
             elif kind == "manifests":
                 self._manifest(registry.manifests.get(f"{repository}:{name}"))
@@ -143,7 +165,8 @@ def local_registry() -> Iterator[LocalRegistry]:
             elif content is None:
                 self._answer(404, _error("MANIFEST_UNKNOWN"))
             else:
-                self._answer(200, content, {"Content-Type": MANIFEST, "Docker-Content-Digest": digest_of(content)})
+                kind = json.loads(content)["mediaType"]
+                self._answer(200, content, {"Content-Type": kind, "Docker-Content-Digest": digest_of(content)})
 
         def _blob(self, digest: str) -> None:
             content = memoryview(registry.blobs[digest])
@@ -169,7 +192,8 @@ def local_registry() -> Iterator[LocalRegistry]:
                 registry.cut[digest] -= 1
                 self.close_connection = True
                 return
-            self.wfile.write(content[middle:])
+            with contextlib.suppress(ConnectionError):  # whoever pulled may have been killed meanwhile
+                self.wfile.write(content[middle:])
 
         def _answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)

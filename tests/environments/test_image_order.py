@@ -72,5 +72,7 @@ def test_the_highest_use_is_foreseen() -> None:
     assert foreseen(170, 1) == (163, 2, 5)
     # The same with two in use at once, but z does not fit beside y1 and y2, nor beside y2 alone (161).
     assert foreseen(160, 2) == (156, 4, 5)
+    # More is here than may be: z and y2 go before work begins, and come again when x1 and x2 have gone.
+    assert foreseen(188, 1, here=tuple(SIZES)) == (186, 4, 2)
     # z stays throughout.
     assert foreseen(170, 1, here=("x1", "z"), staying=("z",)) == (163, 2, 3)

@@ -55,6 +55,11 @@ def test_a_pulled_image_is_known_by_its_digest_and_comes_back(world: ImageWorld)
         assert "a process uses it" in evict(world, name)
     assert evict(world, name) == ""
     assert puller.ensure(name)
+    by_digest = f"{world.registry.host}/t/a@{record.digest}"
+    assert evict(world, name) == ""
+    assert puller.ensure(by_digest)
+    assert evict(world, by_digest) == ""
+    assert puller.ensure(name)
     # What the registry serves by this name has changed: what would come back is another image.
     world.image("a", ("other", 0.1))
     assert "does not serve" in evict(world, name)

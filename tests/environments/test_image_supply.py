@@ -108,6 +108,14 @@ def test_sizes_that_are_only_estimated_stop_nothing_that_fits(world: ImageWorld)
     assert max(seen) <= budget
 
 
+def test_only_what_work_is_left_for_comes_ahead(world: ImageWorld) -> None:
+    names = [world.image(f"l{number}", (f"l{number}", 0.1)) for number in range(4)]
+    instances = [instance_of(name) for name in names]
+    with ImageSupply(world.engine, instances, budget_bytes=None, ahead=3) as supply:
+        assert work_on(world, supply, [instances[0], instances[2]], at_once=1) == {}
+    assert world.here() == {names[0], names[2]}
+
+
 def test_a_pull_that_fails_fails_its_own_instances_at_once(world: ImageWorld) -> None:
     lost = f"{world.registry.host}/t/lost:1"
     good = world.image("good", ("g", 0.1))
@@ -206,6 +214,7 @@ def test_fetching_stops_at_the_budget_and_goes_on_with_a_larger_one(world: Image
     assert world.used_bytes() == 5 * MB
     # More is here than a run may have: what it needs last goes before it begins.
     with ImageSupply(world.engine, instances, budget_bytes=round(3.5 * MB), ahead=0) as supply:
+        assert supply.ordered(instances) == instances
         assert supply.admit(instances[0])
         assert world.here() == set(names[:2])
         supply.release(instances[0])

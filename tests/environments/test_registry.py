@@ -1,14 +1,18 @@
 """What a registry says of an image, and names taken apart."""
 
 import time
+import urllib.parse
 
 import pytest
+from docker.auth import INDEX_NAME, INDEX_URL
 
 from srl_swe.environments.byte_counts import parse_bytes
 from srl_swe.environments.image_references import ImageReference, canonical, checked_mirror
 from srl_swe.environments.registry import Registries
 from srl_swe.errors import ConfigError, ImageError, PullThrottledError
 from tests.environments.local_registry import digest_of, layer, local_registry
+
+HUB = urllib.parse.urlsplit(INDEX_URL).hostname
 
 
 def test_layers_and_their_sizes_come_from_the_manifest() -> None:
@@ -26,6 +30,31 @@ def test_layers_and_their_sizes_come_from_the_manifest() -> None:
         assert not Registries().serves(name, digest_of(b"other"))
         registry.manifests["a/b:1"] = manifest + b" "
         assert not Registries().serves(name, found.digest)
+
+
+def test_a_token_is_fetched_where_one_is_asked_for() -> None:
+    with local_registry() as registry:
+        name = registry.put("a/b", [layer("l", 10)])
+        registry.token = "secret"
+        registries = Registries()
+        found = registries.find(name, architecture="x86_64")
+        assert registries.serves(name, found.digest)
+        asked = [request for request in registry.requests.elements() if "/token?" in request]
+        assert asked == ["GET /token?service=here&scope=repository%3Aa%2Fb%3Apull"]
+
+
+def test_an_index_leads_to_the_image_of_the_machine() -> None:
+    with local_registry() as registry:
+        low = layer("low", 10)
+        registry.put("a/b", [low], tag="one")
+        registry.put("a/b", [low, layer("high", 20)], tag="two")
+        name = registry.put_index("a/b", "both", amd64="one", arm64="two")
+        one, two = (Registries().find(name, architecture=machine) for machine in ("x86_64", "aarch64"))
+        assert (len(one.layers), len(two.layers)) == (1, 2)
+        # Engines know the image by the digest of the index.
+        assert one.digest == two.digest == digest_of(registry.manifests["a/b:both"])
+        with pytest.raises(ImageError, match="for amd64, arm64, not for linux/riscv64"):
+            Registries().find(name, architecture="riscv64")
 
 
 def test_refusals_are_told_apart() -> None:
@@ -50,9 +79,9 @@ def test_refusals_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("name", "host", "path", "version"),
     [
-        ("debian", "registry-1.docker.io", "library/debian", "latest"),
-        ("swebench/x.y_1776_z:v2", "registry-1.docker.io", "swebench/x.y_1776_z", "v2"),
-        ("docker.io/swebench/x", "registry-1.docker.io", "swebench/x", "latest"),
+        ("debian", HUB, "library/debian", "latest"),
+        ("swebench/x.y_1776_z:v2", HUB, "swebench/x.y_1776_z", "v2"),
+        (f"{INDEX_NAME}/swebench/x", HUB, "swebench/x", "latest"),
         ("localhost:5000/a/b", "localhost:5000", "a/b", "latest"),
         (f"r.example.org/a@sha256:{'0' * 64}", "r.example.org", "a", f"sha256:{'0' * 64}"),
     ],
@@ -64,7 +93,7 @@ def test_names_mean_what_they_mean_to_docker(name: str, host: str, path: str, ve
 
 def test_a_mirror_has_everything_under_its_prefix() -> None:
     assert ImageReference.parse("debian:12").on_mirror("m.example.org/hub") == "m.example.org/hub/library/debian:12"
-    assert canonical("localhost/srl-swe/x:1") == canonical("srl-swe/x:1") == "docker.io/srl-swe/x:1"
+    assert canonical("localhost/srl-swe/x:1") == canonical("srl-swe/x:1") == f"{INDEX_NAME}/srl-swe/x:1"
     assert checked_mirror("m.example.org:5000/hub/") == "m.example.org:5000/hub"
     for wrong in ("https://m.example.org", "hub", "m.example.org/Hub", ""):
         with pytest.raises(ConfigError, match="HOST"):

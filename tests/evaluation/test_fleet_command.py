@@ -45,7 +45,7 @@ def test_a_budget_is_for_the_engine_of_this_machine() -> None:
 
 def test_no_engine_at_all_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     options = FleetOptions(engines="tcp://127.0.0.1:9,tcp://127.0.0.1:10")
-    opened = opened_fleet(options, RunImageOptions(), (), uses=1, max_parallel=1)
+    opened = opened_fleet(options, RunImageOptions(), (), max_parallel=1)
     with pytest.raises(EngineUnavailableError, match="none of the engines"), opened:
         pass
     assert caplog.text.count("does not take part") == 2

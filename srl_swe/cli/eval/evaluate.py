@@ -205,10 +205,12 @@ def run_evaluation(
     invalid: list[Mapping[str, str]] = [{} for _ in samples]
     with ExitStack() as acting:
         act = acting.enter_context(opened_agent(config, instances, output, console)) if config.acts else None
-        uses = config.samples * (config.confirm + config.acts)
-        with opened_fleet(
-            config.fleet, config.images, instances, uses=uses, max_parallel=config.agent.max_parallel
-        ) as (fleet, images):
+        predicted = {each.instance_id for predictions in samples for each in predictions if each.model_patch}
+        needed = [each for each in instances if act is not None or each.instance_id in predicted]
+        with opened_fleet(config.fleet, config.images, needed, max_parallel=config.agent.max_parallel) as (
+            fleet,
+            images,
+        ):
             if act is not None:
                 folders = sample_folders(output, config.samples)
                 outcomes = [

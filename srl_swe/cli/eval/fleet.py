@@ -47,12 +47,11 @@ def opened_fleet(
     image_options: RunImageOptions,
     instances: Sequence[Instance],
     *,
-    uses: int,
     max_parallel: int,
 ) -> "Iterator[tuple[Fleet, ImageSupply | None]]":
     """Open what patches are graded at until the end of the block, and what brings its images where that is asked for.
 
-    `uses` is how often the run works on each instance.
+    `instances` are those that are acted on or graded.
 
     Raises:
         EngineUnavailableError: nothing answers.
@@ -84,7 +83,7 @@ def opened_fleet(
 
     with ExitStack() as stack:
         engine = stack.enter_context(connect_engine())
-        images = image_options.supply(engine, instances, uses=uses)
+        images = image_options.supply(engine, instances)
         if images is not None:
             stack.enter_context(images)
         yield stack.enter_context(Fleet([EnginePlace(engine.name, engine, images=images)])), images

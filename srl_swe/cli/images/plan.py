@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from srl_swe.cli.image_options import TaskSetOptions, budget_bytes
 from srl_swe.environments.byte_counts import shown_bytes
@@ -58,7 +58,16 @@ def plan(config: PlanConfig) -> int:
         )
         can_pull = engine.can_pull
     if config.list_images:
-        table = Table("", "image", "instances", "bytes", "on top of those before", "known from", "", box=None)
+        table = Table(
+            "",
+            Column("image", overflow="fold"),
+            "instances",
+            "bytes",
+            "on top of those before",
+            "known from",
+            "",
+            box=None,
+        )
         for number, planned in enumerate(found.images, start=1):
             words = planned.stays and f"stays: {planned.stays}"
             row = [str(number), planned.image.name, str(len(planned.image.instance_ids))]
