@@ -87,7 +87,8 @@ class _Fetch:
                 if self.num_coming:
                     return False  # what comes may turn out smaller than expected
                 self.stopped_by = (
-                    f"with {image.name} they would take {shown_bytes(would_take)} of {shown_bytes(self._budget_bytes)}"
+                    f"with {image.name} they would take {shown_bytes(would_take)} of {shown_bytes(self._budget_bytes)}."
+                    " `srl-swe eval --disk-budget` brings and removes images while it works"
                 )
             else:
                 self.room.put(image.name, layers, measured=False)
@@ -146,14 +147,17 @@ def fetch_images(
     images = task_images(instances)
     known, _ = sizes.of_all(images)
     fetch = _Fetch(engine, budget_bytes, pulls, sizes)
-    missing = []
+    missing: list[TaskImage] = []
+    left_out: list[str] = []
     for image in by_shared_layers(images, known):
         if known[image.name].known_from == "engine":
             fetch.room.put(image.name, known[image.name].layers, measured=True)
-        else:
+        elif engine.can_pull or image.environment.recipe is not None:
             missing.append(image)
+        else:
+            left_out.append(image.name)
+    no_registry = "this engine reads no registry, so they have to come as files (docs/images.md)" if left_out else ""
     fetched: list[FetchedImage] = []
-    left_out: list[str] = []
     pool = WorkPool(pulls.pulls_at_once)
     for image, outcome in pool.run(
         missing, lambda image: fetch.work(image, progress), limit_s=lambda _: _LIMIT_S, may_start=fetch.may_start
@@ -169,9 +173,9 @@ def fetch_images(
         else:
             raise outcome
     return Fetching(
-        num_here=len(images) - len(missing),
+        num_here=sum(size.known_from == "engine" for size in known.values()),
         fetched=tuple(fetched),
         left_out=tuple(left_out),
-        stopped_by=fetch.stopped_by,
+        stopped_by="; ".join(filter(None, [no_registry, fetch.stopped_by])),
         used_bytes=fetch.room.used_bytes,
     )

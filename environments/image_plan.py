@@ -77,7 +77,7 @@ def plan_images(
     sizes, problems = ImageSizes(engine, ledger, pulls, registries=asked).of_all(images)
     eviction = ImageEviction(engine, ledger, pulls, registries)
     here = [image.name for image in images if sizes[image.name].known_from == "engine"]
-    stays = {image.name: eviction.why_kept(image) for image in images if image.name in set(here)}
+    stays = {image.name: eviction.why_kept(image) for image in images if sizes[image.name].known_from == "engine"}
     ordered = by_shared_layers(images, sizes)
     seen: set[str] = set()
     planned = []

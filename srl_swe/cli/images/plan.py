@@ -87,7 +87,10 @@ def plan(config: PlanConfig) -> int:
         f"{shown_bytes(found.download_bytes)} to download",
         f"smallest budget that holds every image: {shown_bytes(found.smallest_budget_bytes)}",
     ]
-    for source, words in (("registry", "estimated from compressed layers"), ("nothing", "assumed")):
+    for source, words in (
+        ("registry", "estimated from compressed layers"),
+        ("nothing", "assumed"),
+    ):
         if count := sum(planned.size.known_from == source for planned in found.images):
             lines.append(f"sizes of {count} images are {words}")
     fits = budget is None or found.smallest_budget_bytes <= budget

@@ -72,10 +72,7 @@ def pull(config: PullCommandConfig) -> int:
         f"together they take {shown_bytes(found.used_bytes)}"
     ]
     if found.left_out:
-        lines.append(
-            f"{len(found.left_out)} images were not brought: {found.stopped_by}. `srl-swe eval --disk-budget` brings "
-            "and removes images while it works"
-        )
+        lines.append(f"{len(found.left_out)} images were not brought: {found.stopped_by}")
     for line in lines:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     return 1 if found.num_failed or found.left_out else 0
