@@ -120,3 +120,17 @@ def test_bfloat16_autocast_stays_close(tiny_model: Path) -> None:
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.2)
     assert not rough.equal(exact)
+
+
+def test_in_bfloat16_positions_stay_exact(tiny_model: Path) -> None:
+    policy = Policy.from_pretrained(tiny_model, compute_dtype=torch.bfloat16)
+    copy = policy.copy_model()
+    assert {parameter.dtype for parameter in copy.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in policy.model.parameters()} == {torch.float32}
+    assert copy.get_input_embeddings().weight is copy.get_output_embeddings().weight
+    exact = dict(policy.model.named_buffers())
+    policy.freeze()
+    for model in (copy, policy.model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        for name, buffer in model.named_buffers():
+            assert buffer.dtype == torch.float32 and buffer.equal(exact[name]), name
