@@ -9,7 +9,7 @@ Left out: which instance a free place takes (`routing`), what is known of the pl
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -98,7 +98,8 @@ class Dispatch:
         self._waiting = [_Work(job=job, images=needed_images(job[0])) for job in jobs]
         self._running: dict[_Work, Place] = {}
         self._tasks = fleet.pool.in_background(lambda task: task.work(), limit_s=_limit_of)
-        self._finished: deque[tuple[Job, Outcome]] = deque()
+        self._finished: deque[tuple[Job, Outcome, Mapping[str, str]]] = deque()
+        """With the ids of images that it was graded on."""
         self._busy: set[tuple[str, str]] = set()
         """(what, place's name) of questions under way."""
         self._strikes: Counter[str] = Counter()
@@ -124,7 +125,10 @@ class Dispatch:
 
     def _take_finished(self) -> Iterator[tuple[Job, Outcome]]:
         while self._finished:
-            yield self._finished.popleft()
+            job, outcome, images = self._finished.popleft()
+            # Right before: what is asked of the image next is about this outcome, whatever was graded elsewhere.
+            self._fleet.note_graded(images)
+            yield job, outcome
 
     def _assign(self) -> None:
         """Give work to places until none is free or nothing is left that they may do."""
@@ -198,9 +202,8 @@ class Dispatch:
             return
         del self._running[work]
         if isinstance(outcome, _Graded):
-            self._fleet.note_graded(place, outcome.images)
             self._fleet.believe(place)
-            self._finished.append((work.job, outcome.verdict))
+            self._finished.append((work.job, outcome.verdict, outcome.images))
             for name in work.failures:
                 if (blamed := self._fleet.blame(name)) is not None:
                     last = _reason(work.failures[name])
@@ -216,14 +219,14 @@ class Dispatch:
                 self._check(place)
         else:
             assert isinstance(outcome, Exception)
-            self._finished.append((work.job, outcome))  # not of the infrastructure: it would happen anywhere
+            self._finished.append((work.job, outcome, {}))  # not of the infrastructure: it would happen anywhere
 
     def _give_up_what_is_refused(self) -> None:
         names = {place.name for place in self._fleet.places}
         for work in [work for work in self._waiting if work.failures]:
             if len(work.failures) >= MAX_FAILURES or (names and names <= work.failures.keys()):
                 self._waiting.remove(work)
-                self._finished.append((work.job, list(work.failures.values())[-1]))
+                self._finished.append((work.job, list(work.failures.values())[-1], {}))
 
     def _lose(self, place: Place, why: str, *, loss: bool = True) -> None:
         """Take a place out and put what ran there back; `loss` says whether that speaks against what ran."""
@@ -239,7 +242,7 @@ class Dispatch:
                 continue
             instance_id = work.job[0].instance_id
             reason = f"{len(work.losses)} engines were lost while it was graded there ({'; '.join(work.losses)})"
-            self._finished.append((work.job, Verdict(instance_id=instance_id, status="invalid", reason=reason)))
+            self._finished.append((work.job, Verdict(instance_id=instance_id, status="invalid", reason=reason), {}))
 
     @property
     def _max_losses(self) -> int:

@@ -167,11 +167,10 @@ class Fleet(Closing):
             for name in names:
                 self._images.get(place.name, {}).pop(name, None)
 
-    def note_graded(self, place: Place, found: Mapping[str, str]) -> None:
+    def note_graded(self, found: Mapping[str, str]) -> None:
         """Note the ids of images that something was graded on."""
         with self._lock:
             self._graded_on.update(found)
-            self._images.get(place.name, {}).update(found)
 
     def image_digest(self, instance: Instance) -> str | None:
         """Return what the instance's image is made of: where we build all of it its name says so, else the engine's id
@@ -188,7 +187,7 @@ class Fleet(Closing):
                 return self._graded_on[name]
             known = [found[name] for found in self._images.values() if found.get(name)]
             places = tuple(self._places.values())
-        if not self._images and len(places) == 1:
+        if not known and len(places) == 1:
             try:
                 known = list(places[0].find_images([name]).values())
             except ContainerError:

@@ -93,12 +93,12 @@ def test_a_host_without_an_engine_is_told(server: str, tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_a_killed_process(server: str) -> None:
     program = f"from srl_swe.environments.connect import connect_engine, connect_engine_at; e = connect_engine_at('ssh://{server}');"
-    program += "print(e._tunnel._process.pid, flush=True); input()"
+    program += "print(e._tunnel._process.pid, e._tunnel.socket.parent, flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    pid = int(process.stdout.readline())
+    pid, folder = process.stdout.readline().split()
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 20
@@ -107,3 +107,4 @@ def test_nothing_is_left_of_a_killed_process(server: str) -> None:
     ):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    shutil.rmtree(folder)

@@ -308,6 +308,8 @@ def test_the_digest_of_an_image_is_the_one_graded_on_or_the_only_one() -> None:
 
     single = Fleet([Grades("a", has="red")])
     assert (single.image_digest(of("red")), single.image_digest(of("blue"))) == ("id of red", None)
+    run(single, jobs(1))  # what is graded meanwhile changes nothing
+    assert (single.image_digest(of("red")), single.image_digest(of("blue"))) == ("id of red", None)
     fleet = Fleet([Grades("a", has="red green"), Other("b", has="green")])
     fleet.prepare([of("red"), of("green")])
     assert (fleet.image_digest(of("red")), fleet.image_digest(of("green"))) == ("id of red", None)
