@@ -29,7 +29,6 @@ from srl_swe.types import Instance, Prediction, Verdict
 
 if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
-    from srl_swe.environments.image_supply import ImageSupply
 
 RESULTS_FOLDER = "results"
 
@@ -74,14 +73,12 @@ def evaluate(
     config: EvaluationConfig,
     *,
     engine: "Engine",
-    images: "ImageSupply | None" = None,
     invalid_episodes: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> Summary:
     """Grade the predictions in containers, write report.json and summary.json, and return the summary.
 
-    What an earlier call wrote into the same folder for the same patch and tests is not graded again. `images` brings
-    the images, and decides on the order.
+    What an earlier call wrote into the same folder for the same patch and tests is not graded again.
     `invalid_episodes` says, by instance id, why the agent could not predict (infrastructure failed).
 
     Raises:
@@ -89,7 +86,7 @@ def evaluate(
         EngineUnavailableError: the engine stopped answering; what was graded until then is kept.
         KeyboardInterrupt: after the running containers were removed and the reports written.
     """
-    with Fleet([EnginePlace(engine.name, engine, images=images)]) as fleet:
+    with Fleet([EnginePlace(engine.name, engine)]) as fleet:
         return evaluate_on(fleet, instances, predictions, config, invalid_episodes=invalid_episodes, console=console)
 
 

@@ -13,16 +13,11 @@ from srl_swe.cli.eval.evaluate import run as run_eval
 from srl_swe.cli.images import run as run_images
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
-from srl_swe.environments.image_supply import ImageSupply
-from srl_swe.evaluation.agent import Agent, AgentConfig
-from srl_swe.evaluation.grading_ahead import GradingAhead
 from srl_swe.evaluation.record import read_record
-from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.types import InstanceEnvironment
 from tests.environments.image_world import MB, ImageWorld, image_world
 from tests.environments.local_registry import Layer, layer
 from tests.evaluation.conftest import TINY, TINY_IMAGE, own_containers, write_rows
-from tests.evaluation.scripted import FIX, MAX_CONTEXT, SUBMIT, ScriptedSampler, encode
 
 pytestmark = pytest.mark.docker
 
@@ -136,19 +131,5 @@ def test_acting_and_grading_within_a_budget(
     assert run_images(["verify", "--instances", str(rows)]) == 1
     said = capsys.readouterr()
     assert "2 of 4 images are good, 2 have faults" in said.out
-    # A model acts in rounds: it waits for room with no more episodes open than there are images.
-    plays = [replace(each, problem_statement=each.instance_id) for each in instances if each.environment.image != lost]
-    sampler = ScriptedSampler({each.instance_id: [FIX, SUBMIT] for each in plays})
-    acting = AgentConfig(max_completion_tokens=100, max_parallel=4)
-    agent = Agent(sampler, encode, max_context=MAX_CONTEXT, model_name="scripted", config=acting)
-    config = EvaluationConfig(output=tmp_path / "rounds")
-    with ImageSupply(tiny_engine, plays, budget_bytes=budget) as images:
-        with GradingAhead(tiny_engine, images, config) as ahead:
-            outcome = agent.run(plays, config.output, ahead=ahead)
-        summary = evaluate(plays, outcome.predictions, config, engine=tiny_engine, images=images)
-    assert summary.num_resolved == len(plays) == 4
-    assert max(len(batch) for batch in sampler.prompts) == 3
-    assert "4 instances, 4 of them done before" in capsys.readouterr().err
-
     assert run_images(["gc", "--disk-budget", "1MB"]) == 0
     assert world.here() == set()
