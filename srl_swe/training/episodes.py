@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 from tenacity import (
@@ -28,13 +28,19 @@ from srl_swe.pool import WorkPool, WorkTimeoutError
 from srl_swe.training.batches import longest_prompt
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Acting, Domain
+from srl_swe.training.episode_outcomes import (
+    EpisodeEnding,
+    EpisodeJob,
+    EpisodeOutcome,
+    ForkPoint,
+    InvalidEpisode,
+    Lead,
+    PlayedEpisode,
+)
 from srl_swe.training.faults import memory_explained
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, Sampler, mix_seed
 from srl_swe.types import HistoryPair, Rollout, StepExample
-
-EpisodeEnding = Literal["submitted", "step_limit", "token_limit", "time_limit", "context", "malformed"]
-"""Who ended an episode: the policy, else the limit that was reached."""
 
 _STOP_LIMIT_S = 10.0
 _TICK_S = 0.5
@@ -44,73 +50,6 @@ logger = logging.getLogger(__name__)
 Environment = gym.Env[str, str]
 Answered = tuple[str, float, bool, bool, dict[str, Any]]
 """What an environment's `step` returns."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ForkPoint:
-    """A state in the middle of an episode, from which others go on."""
-
-    snapshot: Closing
-    """Whoever asked for the fork closes it."""
-    history: tuple[HistoryPair, ...]
-    num_steps: int
-    num_answers: int
-    num_tokens: int
-    """Completion tokens that led here."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lead:
-    """An episode that was played to fork others off."""
-
-    fork: ForkPoint | None
-    """None = it ended before, or infrastructure ended it."""
-    num_tokens: int
-    num_lost_tokens: int
-    """Completion tokens of attempts that infrastructure ended."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpisodeJob:
-    """An episode to be played."""
-
-    start: StepExample
-    """The context that it starts from; its history is empty."""
-    seed: int
-    """Decides, with the observations, all that is sampled."""
-    fork: ForkPoint | None = None
-    """Where it goes on from; None = the start."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlayedEpisode:
-    """An episode with a reward."""
-
-    rollouts: tuple[Rollout, ...]
-    """One per answer, malformed ones included; the reward of each is what the environment gave for its action."""
-    reward: float
-    resolved: bool
-    ending: EpisodeEnding
-    num_steps: int
-    """Actions that were taken, the policy's own last one included."""
-    num_lost_tokens: int
-    """Completion tokens of earlier attempts that infrastructure ended."""
-
-    @property
-    def num_completion_tokens(self) -> int:
-        """Return the completion tokens of its rollouts."""
-        return sum(len(rollout.completion_ids) for rollout in self.rollouts)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InvalidEpisode:
-    """An episode that infrastructure ended in every attempt: it has no reward, not even 0."""
-
-    reason: str
-    num_lost_tokens: int
-
-
-EpisodeOutcome = PlayedEpisode | InvalidEpisode
 
 
 def play_episodes(

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from srl_swe.training.episodes import EpisodeJob, EpisodeOutcome, Lead, play_episodes, play_to_forks
+from srl_swe.training.episode_outcomes import EpisodeJob, EpisodeOutcome, Lead
+from srl_swe.training.episodes import play_episodes, play_to_forks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

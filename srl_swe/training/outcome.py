@@ -16,15 +16,15 @@ from srl_swe.training.advantages import Signal, group_advantages, population_std
 from srl_swe.training.batches import Batch
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Acting, Domain
-from srl_swe.training.episodes import (
+from srl_swe.training.episode_outcomes import (
     EpisodeEnding,
     EpisodeJob,
     EpisodeOutcome,
     InvalidEpisode,
     Lead,
     PlayedEpisode,
-    play_episodes,
 )
+from srl_swe.training.episodes import play_episodes
 from srl_swe.training.filling import Filled, fill_iteration
 from srl_swe.training.forks import play_groups
 from srl_swe.training.policy import Policy

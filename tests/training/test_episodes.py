@@ -12,7 +12,8 @@ from srl_swe.environments.leases import LABEL, owner_labels
 from srl_swe.errors import ContainerError
 from srl_swe.software_engineering import acting_in_containers, episode_starts
 from srl_swe.training.config import TrainConfig
-from srl_swe.training.episodes import EpisodeJob, EpisodeOutcome, PlayedEpisode, play_episodes
+from srl_swe.training.episode_outcomes import EpisodeJob, EpisodeOutcome, PlayedEpisode
+from srl_swe.training.episodes import play_episodes
 from srl_swe.training.outcome import collect_episodes, validate_episodes
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import mix_seed

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from srl_swe.errors import ConfigError
 from srl_swe.training.config import Loss, TrainConfig
 from srl_swe.training.episode_config import EpisodeConfig
-from srl_swe.training.episodes import EpisodeEnding, InvalidEpisode, PlayedEpisode
+from srl_swe.training.episode_outcomes import EpisodeEnding, InvalidEpisode, PlayedEpisode
 from srl_swe.training.filling import Filled
 from srl_swe.training.outcome import EpisodeGroup, batch_of_episodes, episode_signal
 from srl_swe.training.policy import Policy
