@@ -46,6 +46,17 @@ def parent_image_name(environment: InstanceEnvironment) -> str | None:
             return None
 
 
+def published_image_name(environment: InstanceEnvironment) -> str | None:
+    """Return the name of the published image that an environment's is, or is built on; None where all is built here."""
+    match environment.recipe:
+        case None:
+            return environment.image
+        case DerivedRecipe(parent=parent):
+            return parent
+        case SdistRecipe():
+            return None
+
+
 def _digest(fields: Mapping[str, Any], workdir: str, text: str) -> str:
     hashed = json.dumps([fields, workdir, BASE_IMAGE, text], sort_keys=True)
     return hashlib.sha256(hashed.encode()).hexdigest()[:12]

@@ -318,7 +318,10 @@ class ImageSupply(Closing):
                 LOGGER.warning("the images in use take %s more than the disk budget", shown_bytes(over))
                 return None
             error = ImageError(self._no_room(arrived))
-            self._eviction.evict(arrived.image)
+            try:
+                self._eviction.evict(arrived.image)
+            except ContainerError as failure:
+                LOGGER.warning("%s could not be removed: %s", arrived.image.name, failure)
             return error
         return None
 

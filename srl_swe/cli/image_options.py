@@ -59,7 +59,7 @@ class RunImageOptions:
     @property
     def wanted(self) -> bool:
         """Whether anything is to be brought in a way of its own."""
-        return self.disk_budget is not None or self.pulls.mirror is not None
+        return self.disk_budget is not None or self.pulls != PullConfig()
 
     def supply(self, engine: "Engine", instances: Sequence[Instance]) -> "ImageSupply | None":
         """Return what brings the images of a run; None = each comes when it is needed.

@@ -92,7 +92,7 @@ def play_episode(instance: Instance, repair: Repair) -> EpisodeResult:
         ExpertGaveUpError: the script did not lead to a repair that helps.
         ContainerError: infrastructure failed.
     """
-    episode = Episode(instance=instance, attempt=1)
+    episode = Episode(instance=instance)
     environment = SWEEnv(instances=[instance], grade=False, max_steps=MAX_STEPS, num_warm=0)
     try:
         environment.reset(options={"instance_id": instance.instance_id})

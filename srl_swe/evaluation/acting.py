@@ -13,7 +13,7 @@ from typing import Protocol, get_args
 
 from srl_swe.environments.recording import ExitStatus
 from srl_swe.environments.swe_env import SUBMIT, SWEEnv
-from srl_swe.errors import ContainerError, EpisodeOverError
+from srl_swe.errors import ContainerError, DataError, EpisodeOverError
 from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.episodes import Episode
 from srl_swe.evaluation.spending import EpisodeBudget
@@ -182,6 +182,7 @@ class ActingEnvironment:
 
         Raises:
             EpisodeOverError: the episode has ended.
+            DataError: git cannot list them, or their names are longer than 64 MiB.
             ContainerError: the infrastructure failed.
         """
         with self._busy:
@@ -191,12 +192,12 @@ class ActingEnvironment:
             command = ["git", "-c", f"safe.directory={self.workdir}", "-c", "core.quotePath=false", "ls-files", "-z"]
             try:
                 listed = container.execute(command, workdir=self.workdir, max_output_bytes=_MAX_LISTING_BYTES)
-                if listed.exit_code != 0 or listed.omitted_bytes:
-                    said = listed.output[-500:]
-                    raise ContainerError(f"{self.instance_id}: the files of {self.workdir} cannot be listed: {said}")
             except ContainerError as error:
                 self.failure = error
                 raise
+        if listed.exit_code != 0 or listed.omitted_bytes:
+            # The agent may have broken the repository.
+            raise DataError(f"{self.instance_id}: the files of {self.workdir} cannot be listed: {listed.output[-500:]}")
         return [path for path in listed.output.split("\0") if path]
 
     def refuse(self, completion: str, reason: str, *, cut_off: bool = False) -> None:

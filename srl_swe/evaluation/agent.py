@@ -20,7 +20,6 @@ from srl_swe.prompts import PromptLimits
 from srl_swe.types import Instance, Message
 
 if TYPE_CHECKING:
-    from srl_swe.evaluation.grading_ahead import GradingAhead
     from srl_swe.training.samplers import Sampler
 
 
@@ -48,17 +47,8 @@ class Agent:
         self._config = config
         self._limits = limits
 
-    def run(
-        self,
-        instances: Sequence[Instance],
-        output: Path,
-        *,
-        console: Console | None = None,
-        ahead: "GradingAhead | None" = None,
-    ) -> AgentOutcome:
+    def run(self, instances: Sequence[Instance], output: Path, *, console: Console | None = None) -> AgentOutcome:
         """Act on every instance that `output` has no prediction for; each episode is on disk when it ends.
-
-        `ahead` brings the images and grades each prediction as it comes.
 
         Raises:
             SamplerError: the sampling engine failed; finished episodes are kept.
@@ -81,4 +71,4 @@ class Agent:
                 account=SpendingAccount(),
                 described={"limits": asdict(self._limits)},
             )
-            return episodes.run(instances, output, console=console, ahead=ahead)
+            return episodes.run(instances, output, console=console)

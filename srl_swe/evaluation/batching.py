@@ -25,6 +25,8 @@ _SHARE_WAITED = 0.1
 """A batch waits for further calls at most for this share of the time that the one before took: calls that came a little
 late would otherwise be batches of their own for ever."""
 _CLOSED = "the model was closed while a call waited"
+_CLOSE_LIMIT_S = 10.0
+"""How long the end waits for what is being sampled; nobody waits for that any more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +66,7 @@ class BatchedModel(Closing):
                 f"max_completion_tokens = {max_completion_tokens} leaves no room for a prompt in the model's "
                 f"context of {max_context} tokens; lower it"
             )
+        self._closed = False
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         add = getattr(sampler, "add", None)
         work = self._serve_batches if add is None else self._serve_continuously
@@ -87,15 +90,18 @@ class BatchedModel(Closing):
         most = Usage(prompt_tokens=len(prompt), completion_tokens=self._max_completion_tokens)
         with budget.reserve(most) as charge:
             call = _Call(prompt, seed, Future())
+            if self._closed:
+                raise SamplerError(_CLOSED)
             self._calls.put(call)
             sampled = call.answer.result()
             charge.usage = Usage(prompt_tokens=len(prompt), completion_tokens=len(sampled.ids))
         return ChatAnswer(text=sampled.text, cut_off=sampled.stop_reason == "length")
 
     def close(self) -> None:
-        """End the thread after what it works on; calls that still wait fail."""
+        """End the thread after what it works on, in the background where that takes long; calls that wait fail."""
+        self._closed = True
         self._calls.put(None)
-        self._thread.join()
+        self._thread.join(_CLOSE_LIMIT_S)
 
     def _serve_batches(self) -> None:
         last_s = 0.0
@@ -110,8 +116,7 @@ class BatchedModel(Closing):
                     seed=[call.seed for call in calls],
                 )
             except Exception as error:  # noqa: BLE001 - those who asked raise it
-                for call in calls:
-                    call.answer.set_exception(error)
+                _fail(calls, error)
                 continue
             last_s = time.monotonic() - started
             for call, group in zip(calls, groups, strict=True):
@@ -149,8 +154,8 @@ class BatchedModel(Closing):
                             temperature=self._temperature,
                             seed=call.seed,
                         )
-                    except SamplerError as error:
-                        call.answer.set_exception(error)
+                    except Exception as error:  # noqa: BLE001 - the one who asked raises it
+                        _fail([call], error)
                         continue
                     running[name] = call
                 for name, sampled in sampler.step():
@@ -162,5 +167,10 @@ class BatchedModel(Closing):
 
 
 def _fail(calls: Sequence[_Call], error: Exception) -> None:
+    """Fail the calls by the sampler: whatever it raised, out of memory too, is not the fault of who asked."""
+    if not isinstance(error, SamplerError):
+        failure = SamplerError(f"{type(error).__name__}: {error}")
+        failure.__cause__ = error
+        error = failure
     for call in calls:
         call.answer.set_exception(error)

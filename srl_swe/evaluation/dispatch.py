@@ -15,7 +15,7 @@ from functools import partial
 
 from srl_swe.errors import ContainerError, EngineTimeoutError
 from srl_swe.evaluation.fleet import Fleet
-from srl_swe.evaluation.places import Place, needed_images
+from srl_swe.evaluation.places import Place, needed_images, published_image
 from srl_swe.evaluation.routing import choose
 from srl_swe.pool import WorkTimeoutError
 from srl_swe.types import Instance, Prediction, Verdict
@@ -64,7 +64,7 @@ class _Work:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Graded:
     verdict: Verdict
-    images: dict[str, str]
+    images: Mapping[str, str]
     """Ids of images that it was graded on."""
 
 
@@ -186,13 +186,7 @@ class Dispatch:
             except ContainerError as error:
                 raise PlaceLostError(str(error)) from error
             return outcome
-        environment = work.job[0].environment
-        if environment.recipe is not None:
-            return _Graded(verdict=outcome, images={})
-        try:
-            return _Graded(verdict=outcome, images=dict(place.find_images([environment.image])))
-        except ContainerError:
-            return _Graded(verdict=outcome, images={})  # a verdict that was found holds
+        return _Graded(verdict=outcome, images=published_image(place, work.job[0]))
 
     def _judged(self, place: Place, work: _Work, outcome: object) -> None:
         if self._running.get(work) is not place:

@@ -119,8 +119,18 @@ class Endpoint:
             wait=_wait_s,
             reraise=True,
         )
+
+        def ask() -> ChatAnswer:
+            try:
+                answer = self._try(messages, seed, budget)
+            except _RetryableError as error:
+                budget.unanswered = str(error)
+                raise
+            budget.unanswered = ""
+            return answer
+
         try:
-            return retrying(self._try, messages, seed, budget)
+            return retrying(ask)
         except _RetryableError as error:
             message = f"{error} ({self._config.request_attempts} attempts)"
             if self._has_answered:

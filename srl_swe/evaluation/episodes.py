@@ -1,7 +1,7 @@
 """One episode of the agent: what happened in it, and its files.
 
 A finished episode becomes a trajectory file that reads as one of mini-swe-agent 1.1, and a line in
-predictions.jsonl. The form of that file is left to `srl_swe.environments.recording`, running episodes to `agent`.
+predictions.jsonl. The form of that file is left to `srl_swe.environments.recording`, playing to `independent`.
 """
 
 import time
@@ -49,21 +49,16 @@ class EpisodeResult:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Episode:
-    """An episode in progress. It belongs to the agent's main thread, its environment to one thread at a time."""
+    """An episode in progress. It belongs to one thread at a time."""
 
     instance: Instance
-    attempt: int
-    """Counts from 1; an infrastructure failure begins the next one from nothing."""
     started: float = field(default_factory=time.monotonic)
-    opened: bool = False
     turns: list[Turn] = field(default_factory=list)
     history: list[HistoryPair] = field(default_factory=list)
     num_malformed_in_a_row: int = 0
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
     cost: float = 0.0
-    ending: ExitStatus | None = None
-    """Why the agent ends it; the environment's own reasons are not known beforehand."""
 
     def add_malformed(self, completion: str, shown: HistoryPair) -> None:
         """Record an answer without a command, and what later prompts show of it."""

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from srl_swe.closing import Closing
+from srl_swe.environments.image_names import published_image_name
 from srl_swe.errors import ContainerError, EngineUnavailableError
 from srl_swe.evaluation.places import Place, needed_images
 from srl_swe.pool import WorkPool
-from srl_swe.types import Instance, SdistRecipe
+from srl_swe.types import Instance
 
 FindMore = Callable[[Collection[str]], Sequence[Place]]
 """(names of places that are not wanted) -> places that have come since, or are back."""
@@ -178,10 +179,9 @@ class Fleet(Closing):
 
         None where it is nowhere, or where the places have different ones and nothing was graded yet.
         """
-        recipe = instance.environment.recipe
-        if isinstance(recipe, SdistRecipe):
+        name = published_image_name(instance.environment)
+        if name is None:
             return instance.environment.image
-        name = instance.environment.image if recipe is None else recipe.parent
         with self._lock:
             if name in self._graded_on:
                 return self._graded_on[name]

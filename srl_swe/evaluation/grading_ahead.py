@@ -8,7 +8,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.text import Text
 
+from srl_swe.errors import ContainerError
 from srl_swe.evaluation.fleet import Fleet
+from srl_swe.evaluation.places import Place, published_image
 from srl_swe.evaluation.progress import printable
 from srl_swe.evaluation.results import VerdictStore
 from srl_swe.evaluation.scheduler import (
@@ -25,13 +27,15 @@ from srl_swe.evaluation.scheduler import (
     grading_limit_s,
     stop_running_safely,
 )
-from srl_swe.pool import BackgroundWork, WorkPool
+from srl_swe.files import sole_writer
+from srl_swe.pool import WorkPool
 from srl_swe.types import Instance, Prediction, Verdict
 
 if TYPE_CHECKING:
     from srl_swe.environments.image_supply import ImageSupply
 
 _TICK_S = 0.2
+_NO_BOUND = 1_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +64,16 @@ class GradingAhead:
         self._console = console or Console(stderr=True)
         self._store = VerdictStore(config.output / RESULTS_FOLDER, image_digest=fleet.image_digest)
         self._running: Counter[str] = Counter()
-        # Fewer than episodes: tests that share the processors with them take longer, up to their limit.
-        self._pool = WorkPool(max(1, config.max_parallel // 2))
+        self._pool = WorkPool(_NO_BOUND)
+        self._given_up: set[str] = set()
+        self._writer = contextlib.ExitStack()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="grading", daemon=True)
 
     def __enter__(self) -> Self:
+        # Raises ConfigError where another process grades into the folder.
+        self._writer.enter_context(sole_writer(self._config.output / RESULTS_FOLDER))
         self._thread.start()
         return self
 
@@ -82,6 +89,7 @@ class GradingAhead:
                 self._stopping = True
                 self.stop()
                 stop_running_safely(self._fleet.stop_running, self._pool)
+            self._writer.close()
 
     def ordered(self, instances: Sequence[Instance]) -> list[Instance]:
         """Return the instances in the order in which their images come."""
@@ -100,9 +108,13 @@ class GradingAhead:
     def release(self, instance: Instance, *, predicted: bool) -> None:
         """End an admitted episode; with `predicted` its image stays until the grading."""
         if self._images is not None:
-            if predicted:
+            if predicted and instance.instance_id not in self._given_up:
                 self._images.admit(instance)  # it is here: always True
             self._images.release(instance)
+
+    def give_up(self, instance: Instance) -> None:
+        """Say that nobody waits for the instance's episode any more, though it goes on."""
+        self._given_up.add(instance.instance_id)
 
     @contextlib.contextmanager
     def played(self, instance: Instance) -> Iterator[None]:
@@ -131,14 +143,34 @@ class GradingAhead:
 
     def _work(self) -> None:
         background = self._pool.in_background(self._grade, limit_s=lambda job: grading_limit_s(self._config, job[0]))
+        waiting: deque[_Job] = deque()
         is_open = True
-        while not self._stopping and (is_open or background.num_pending):
-            is_open = self._take_in(background, is_open)
+        while not self._stopping and (is_open or background.num_pending or waiting):
+            is_open = self._take_in(waiting, is_open, wait=not background.num_pending)
+            if not is_open and self._images is None:
+                waiting.clear()  # the evaluation that follows grades them, with all engines to itself
+            while waiting and background.num_pending < self._most_at_once(acting=is_open):
+                background.add(waiting.popleft())
             for (instance, patch), outcome in background.take(timeout_s=_TICK_S):
                 if isinstance(outcome, Verdict) and outcome.status != "invalid":
                     self._keep(instance, patch, outcome)
                 else:
                     logger.info("%s is graded again after the acting: %s", instance.instance_id, outcome)
+
+    def _most_at_once(self, *, acting: bool) -> int:
+        # Fewer than episodes: tests that share the processors with them take longer, up to their limit.
+        at_each = max(1, self._config.max_parallel // 2) if acting else self._config.max_parallel
+        return at_each * max(1, len(self._fleet.places))
+
+    def _take_in(self, waiting: "deque[_Job]", is_open: bool, *, wait: bool) -> bool:
+        """Take in what came, after a while where there is nothing else to do; return whether more may come."""
+        with contextlib.suppress(queue.Empty):
+            while is_open:
+                job = self._jobs.get(timeout=_TICK_S if wait and not waiting else 0)
+                if job is None:
+                    return False
+                waiting.append(job)
+        return is_open
 
     def _keep(self, instance: Instance, patch: str, verdict: Verdict) -> None:
         try:
@@ -149,22 +181,28 @@ class GradingAhead:
         line = f"graded: {instance.instance_id}: {verdict.status}"
         self._console.print(Text(printable(line)), soft_wrap=True, highlight=False)
 
-    def _take_in(self, background: "BackgroundWork[_Job, Verdict]", is_open: bool) -> bool:
-        """Begin what came meanwhile; return whether more may come."""
-        with contextlib.suppress(queue.Empty):
-            while is_open:
-                job = self._jobs.get(timeout=0 if background.num_pending else _TICK_S)
-                if job is None:
-                    return False
-                background.add(job)
-        return is_open
-
     def _grade(self, job: _Job) -> Verdict:
         instance, patch = job
         self._fleet.require_places()
         place = min(self._fleet.places, key=lambda place: self._running[place.name])
         self._running[place.name] += 1
         try:
-            return place.judge(instance, patch, lambda stage: None)
+            verdict = place.judge(instance, patch, lambda stage: None)
+            if verdict.status == "invalid":
+                self._doubt(place)
+            else:
+                self._fleet.note_graded(published_image(place, instance))
+            return verdict
+        except ContainerError:
+            self._doubt(place)
+            raise
         finally:
             self._running[place.name] -= 1
+
+    def _doubt(self, place: Place) -> None:
+        """Take a place out after a failure, where it does not answer and others are left."""
+        try:
+            place.check_alive()
+        except ContainerError as error:
+            if len(self._fleet.places) > 1:
+                self._fleet.lose(place, str(error))

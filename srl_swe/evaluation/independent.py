@@ -40,7 +40,7 @@ from srl_swe.evaluation.predictions import earlier_predictions
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.evaluation.spending import EpisodeBudget, SpendingAccount
 from srl_swe.files import sole_writer
-from srl_swe.pool import WorkPool
+from srl_swe.pool import WorkPool, WorkTimeoutError
 from srl_swe.prompts import ISSUE_TEMPLATE, render
 from srl_swe.types import Instance, Message
 
@@ -169,6 +169,8 @@ class IndependentEpisodes:
                 elif isinstance(outcome, (EndpointRefusedError, SamplerError)):
                     raise outcome
                 else:
+                    if ahead is not None and isinstance(outcome, WorkTimeoutError):
+                        ahead.give_up(instance)
                     reason = f"{type(outcome).__name__}: {outcome}"
                     # Our own errors say all that is to be said; what we did not expect needs its trace.
                     trace = None if isinstance(outcome, SrlSweError) else outcome
@@ -234,16 +236,41 @@ class IndependentEpisodes:
         try:
             if self._stopping:
                 raise ContainerError(f"{instance.instance_id}: the evaluation is being stopped")
-            environment.reset(options={"instance_id": instance.instance_id})
+            self._start(instance, environment)
             table.stage(instance.instance_id, "acting")
             return self._act(instance, environment, lambda stage: table.stage(instance.instance_id, stage))
         finally:
             self._environments.discard(environment)
             _close(environment)
 
+    def _start(self, instance: Instance, environment: SWEEnv) -> None:
+        """Start the episode's container. Raises ContainerError also where that takes longer than its limit."""
+        ended: list[BaseException | None] = []
+        is_late = threading.Event()
+
+        def reset() -> None:
+            try:
+                environment.reset(options={"instance_id": instance.instance_id})
+            except BaseException as error:  # noqa: BLE001 - raised by who waits
+                ended.append(error)
+            else:
+                ended.append(None)
+            if is_late.is_set():
+                _close(environment)
+
+        thread = threading.Thread(target=reset, name=f"start {instance.instance_id}", daemon=True)
+        thread.start()
+        thread.join(self._config.start_limit_s)
+        if not ended:
+            is_late.set()
+            limit = f"{self._config.start_limit_s:g} s"
+            raise ContainerError(f"{instance.instance_id}: the environment did not start within {limit}")
+        if ended[0] is not None:
+            raise ended[0]
+
     def _act(self, instance: Instance, environment: SWEEnv, say: Callable[[str], None]) -> _Played:
         # Starts the clock.
-        episode = Episode(instance=instance, attempt=1)
+        episode = Episode(instance=instance)
         budget = EpisodeBudget(
             self._account, max_tokens=self._config.max_episode_tokens, max_cost=self._max_episode_cost
         )
@@ -295,7 +322,10 @@ class IndependentEpisodes:
         thread.join(max(0.0, acting.left_s) + _GRACE_S)
         if raised:
             return raised[0]
-        return None if returned else _TIME_LIMIT
+        if returned:
+            return None
+        # Time that went into waiting for an answer which does not come says nothing of the agent.
+        return EndpointError(acting.budget.unanswered) if acting.budget.unanswered else _TIME_LIMIT
 
     def _write(self, output: Path, instance: Instance, played: _Played) -> None:
         config: dict[str, Any] = {

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from srl_swe.environments.image_names import parent_image_name
+from srl_swe.environments.image_names import parent_image_name, published_image_name
 from srl_swe.environments.leases import LABEL, owner_labels
+from srl_swe.errors import ContainerError
 from srl_swe.types import Instance, Verdict
 
 if TYPE_CHECKING:
@@ -106,6 +107,18 @@ class EnginePlace:
         """See `Place`."""
         if self._close_engine:
             self.engine.close()
+
+
+def published_image(place: Place, instance: Instance) -> Mapping[str, str]:
+    """Return the id, by its name, of the published image that an instance was just graded on.
+
+    Empty where all of it is built here, or where the place does not say: a verdict that was found holds.
+    """
+    name = published_image_name(instance.environment)
+    try:
+        return {} if name is None else place.find_images([name])
+    except ContainerError:
+        return {}
 
 
 def images_of(engine: "Engine", names: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,14 @@ from types import ModuleType
 from typing import Any
 
 from srl_swe.closing import Closing
-from srl_swe.errors import ConfigError, ContainerError, EngineTimeoutError, EngineUnavailableError, MissingExtraError
+from srl_swe.errors import (
+    ConfigError,
+    ContainerError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    MissingExtraError,
+    SrlSweError,
+)
 from srl_swe.evaluation.node_grader import NodeGrader, instance_json, result_of, verdict_from
 from srl_swe.evaluation.places import Place
 from srl_swe.evaluation.results import harness_version
@@ -107,7 +114,7 @@ class RayNodes(Closing):
                     raise EngineUnavailableError(
                         f"has {found['harness']}, expected {harness_version()} as here: install the same versions there"
                     )
-            except ContainerError as error:
+            except SrlSweError as error:  # how a node is set up is its own, wrong names of engines too
                 logger.warning("%s does not take part: %s", place.name, error)
                 place.close()
             else:

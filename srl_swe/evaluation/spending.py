@@ -119,6 +119,8 @@ class EpisodeBudget:
         self._closed = False
         self.used = Usage()
         """What its calls used so far."""
+        self.unanswered = ""
+        """How the last attempt of a call failed; empty where it was answered."""
 
     @contextmanager
     def reserve(self, most: Usage) -> Iterator[Charge]:

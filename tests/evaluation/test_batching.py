@@ -126,6 +126,17 @@ def completion(text: str) -> SampledCompletion:
     return SampledCompletion(ids=ids, logprobs=(0.0,) * len(ids), text=text, stop_reason="stop")
 
 
+def test_whatever_a_sampler_raises_is_the_samplers_failure() -> None:
+    def fail(batch: int) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    with batched(ScriptedSampler({"n": ["x"]}, before_batch=fail)) as model:
+        with pytest.raises(SamplerError, match="RuntimeError: CUDA out of memory"):
+            model.complete(about("n"), seed=0, budget=EpisodeBudget(SpendingAccount()))
+    with pytest.raises(SamplerError, match="was closed"):
+        model.complete(about("n"), seed=0, budget=EpisodeBudget(SpendingAccount()))
+
+
 def test_an_engine_that_takes_up_calls_gets_each_at_once() -> None:
     sampler = ByteByByte({"long": "l" * 50_000, "short": "s", "fatal": "ff"})
     finished: list[str] = []

@@ -49,7 +49,7 @@ VERDICTS = {
 def act(folder: Path, name: str, *actions: str) -> None:
     """Leave an episode behind, as the agent does."""
     instance = INSTANCES[name]
-    episode = Episode(instance=instance, attempt=1)
+    episode = Episode(instance=instance)
     for action in actions:
         episode.add_step("raw", Step(thought="", action=action, observation="", exit_code=0))
     result = episode.finish(model="m", patch="diff", exit_status="submitted" if actions else "malformed")

@@ -27,7 +27,7 @@ STEPS = (
 
 
 def test_a_reader_of_mini_swe_agent_files_gets_the_same_steps(tmp_path: Path) -> None:
-    episode = Episode(instance=INSTANCE, attempt=1)
+    episode = Episode(instance=INSTANCE)
     episode.add_step("raw one", STEPS[0])
     episode.add_malformed("I am not sure what to do", answer_malformed("…", cut_off=False))
     assert episode.num_malformed_in_a_row == 1

@@ -212,6 +212,32 @@ def test_agentless_shows_the_tree_and_takes_only_its_files(tmp_path: Path, tiny_
     assert endings(out) == {right: "submitted", lost: "malformed"}
 
 
+def test_waiting_for_an_endpoint_is_not_the_agents_time(tmp_path: Path, tiny_engine: Engine) -> None:
+    """It answers once and is busy from then on, longer than the episode may take."""
+    (instance,) = told_apart(1)
+    rows = write_rows(tmp_path / "rows.jsonl", (instance,))
+    busy = Reply(content=b"busy", status=503, headers={"Retry-After": "1"})
+    with chat_server(lambda body, number: busy if number else says(FIX)) as server:
+        words = ["--instances", str(rows), "--endpoint", server.url, "--model", "m", "--output", str(tmp_path / "out")]
+        limits = ["--episode-limit-s", "4", "--request-attempts", "60", "--infrastructure-attempts", "1"]
+        assert run_eval([*words, *limits]) == 1
+    (outcome,) = read_record(tmp_path / "out").instances
+    assert (outcome.outcome, "HTTP 503: busy" in outcome.reason) == ("invalid", True)
+    assert not (tmp_path / "out" / "predictions.jsonl").exists()
+    assert own_containers(tiny_engine) == set()
+
+
+def test_a_start_that_takes_too_long_is_invalid_and_leaves_nothing(tmp_path: Path, tiny_engine: Engine) -> None:
+    instances = tiny_instances(1)
+    outcome = play(lambda environment: None, instances, tmp_path, start_limit_s=0.001, infrastructure_attempts=1)
+    assert "did not start within 0.001 s" in outcome.invalid[instances[0].instance_id]
+    deadline = time.monotonic() + 30
+    time.sleep(1)  # the container that was on its way
+    while own_containers(tiny_engine):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_every_kind_of_class(tmp_path: Path, tiny_engine: Engine) -> None:
     instances = told_apart(7)
     fixes, returns, raises, hides, loops, wrong, submits = (instance.instance_id for instance in instances)

@@ -80,7 +80,7 @@ def evaluate_here(
 
 
 def act(folder: Path, instance: Instance, thoughts: tuple[str, ...], *, text: str = "x") -> None:
-    episode = Episode(instance=instance, attempt=1)
+    episode = Episode(instance=instance)
     for thought in thoughts:
         episode.add_step(thought, Step(thought=thought, action=f"echo {text}", observation=f"saw {text}", exit_code=0))
     episode.add_malformed(f"no form {text}", answer_malformed("no block", cut_off=False))

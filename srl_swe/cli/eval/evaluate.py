@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from srl_swe.environments.image_supply import ImageSupply
 
 
+_IMAGE_LIMIT_S = 3600.0
+_IMAGE_WAIT_LIMIT_S = 8 * 3600.0
+"""Where images come within a budget or a few at a time, an instance also waits for those of others."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalConfig:
     """Measure the resolve rate: a model acts on instances in containers, and its patches are graded by their tests.
@@ -252,6 +257,7 @@ def _grading_config(config: EvalConfig, folder: Path) -> EvaluationConfig:
     return EvaluationConfig(
         output=folder,
         max_parallel=config.agent.max_parallel,
+        image_limit_s=_IMAGE_WAIT_LIMIT_S if config.images.wanted else _IMAGE_LIMIT_S,
         retry_invalid=config.retry_invalid,
         regrade=config.regrade,
         confirm=config.confirm,
