@@ -207,7 +207,7 @@ def _check_folder(folder: Path) -> None:
 def _longrope_limits(config: Any) -> list[int]:
     """Return up to where rows have a longrope model's short factors.
 
-    transformers chooses between these and the long ones once for a whole forward pass, by the longest row in it: beyond,
+    transformers chooses between these and the long ones once for a whole pass, by the longest row in it: beyond,
     rows that are packed or decoded together would change each other's positions.
     """
     ropes = [getattr(config, name, None) or {} for name in ("rope_parameters", "rope_scaling")]

@@ -7,6 +7,7 @@ Leaves out stage 3, which cuts weights: that is FSDP2's part here.
 
 import importlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -103,17 +104,15 @@ class ZeroEngine:
         """Clip and update."""
         self._engine.step()
 
-    def optimizer_state(self, model: Any) -> dict[str, Tensor]:
-        """Return AdamW's states as whole tensors, by `PARAMETER/KEY`. Every process must call it."""
+    def optimizer_state(self, model: Any) -> Iterator[tuple[str, Tensor]]:
+        """Yield AdamW's states as whole tensors, by `PARAMETER/KEY`. Every process must go through all of it."""
         utils: Any = importlib.import_module("deepspeed.utils")
         steps = [state["step"] for state in self._engine.optimizer.optimizer.state.values() if "step" in state]
-        tensors: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             if steps and parameter.requires_grad:
                 for key in ("exp_avg", "exp_avg_sq"):
-                    tensors[f"{name}/{key}"] = utils.safe_get_full_optimizer_state(parameter, key).contiguous()
-                tensors[f"{name}/step"] = torch.as_tensor(steps[0]).clone()
-        return tensors
+                    yield f"{name}/{key}", utils.safe_get_full_optimizer_state(parameter, key)
+                yield f"{name}/step", torch.as_tensor(steps[0]).clone()
 
     def load_optimizer_state(self, model: Any, tensors: dict[str, Tensor]) -> None:
         """Set AdamW's states.

@@ -106,7 +106,7 @@ def test_adapters_are_those_that_peft_adds() -> None:
     model = make_model("qwen2")
     shape = shape_of_config(json.loads(model.config.to_json_string()), name="m", source="m")
     add_adapters(model, rank=3, alpha=6, seed=0)
-    tensors = adapter_weights(model).values()
+    tensors = dict(adapter_weights(model)).values()
     assert shape.adapter_parameters(3) == sum(tensor.numel() for tensor in tensors)
     assert {tensor.element_size() for tensor in tensors} == {4}
 
