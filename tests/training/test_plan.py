@@ -251,6 +251,18 @@ def test_weights_gradients_and_states_are_sixteen_bytes_of_a_parameter() -> None
     assert terms["sampler's copy"] == 2 * shape.num_parameters
 
 
+@pytest.mark.parametrize(("model", "copied_width"), [("Qwen2.5-7B", 28 * 128), ("Qwen2.5-3B", 0)])
+def test_on_gpus_keys_and_values_are_copied_where_query_heads_are_no_power_of_two(
+    model: str, copied_width: int
+) -> None:
+    """transformers repeats them for FlexAttention: one copy of each for each query head, in each layer that is kept."""
+    shape, pack = find_shape(model), PackSizes(tree_tokens=1000, targets=1, mask_entries=0)
+    for options, layers in (OPTIONS, shape.num_layers), (replace(OPTIONS, gradient_checkpointing=True), 1):
+        plans = (plan_memory(shape, options, WORKLOAD, d, pack=pack) for d in (CPU, parse_devices("1xH100")))
+        without, found = (next(t.num_bytes for t in plan.terms if t.name == "activations") for plan in plans)
+        assert found - without == layers * 2 * 1000 * copied_width * options.itemsize
+
+
 def test_checkpoints_are_as_large_as_planned(tmp_path: Path) -> None:
     policy = Policy.from_pretrained(write_model(tmp_path / "m", intermediate_size=2048, num_hidden_layers=4))
     shape = find_shape(str(tmp_path / "m"))
