@@ -30,7 +30,7 @@ def deepspeed_accelerator(config: TrainConfig, **options: Any) -> Any:
     """Return the accelerator of a process that DeepSpeed shares.
 
     Raises:
-        ConfigError: DeepSpeed is missing, or its config says what does not fit the run.
+        ConfigError: DeepSpeed is missing, its config says what does not fit the run, or it took another device.
     """
     if config.optimizer != "adamw":
         raise ConfigError(f"optimizer must be adamw under DeepSpeed, found {config.optimizer!r}")
@@ -43,7 +43,13 @@ def deepspeed_accelerator(config: TrainConfig, **options: Any) -> Any:
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
     handlers = [] if on_gpu else [InitProcessGroupKwargs(backend="gloo")]
     # Its own precision would replace the float32 weights: computing in the run's dtype is the scorer's part.
-    return Accelerator(mixed_precision="no", deepspeed_plugin=plugin, kwargs_handlers=handlers, **options)
+    accelerator = Accelerator(mixed_precision="no", deepspeed_plugin=plugin, kwargs_handlers=handlers, **options)
+    if config.device == "cpu" and accelerator.device.type != "cpu":
+        raise ConfigError(
+            "device is cpu, and DeepSpeed, which chooses by itself, took "
+            f"{accelerator.device}: set DS_ACCELERATOR=cpu in front of the command, or leave --device out"
+        )
+    return accelerator
 
 
 def settle(given: dict[str, Any], config: TrainConfig) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,21 @@ def test_deepspeed_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
     eight_bits = tiny_config(Path("model"), Path("run"), "srl", optimizer="adamw_8bit")
     with pytest.raises(ConfigError, match="optimizer must be adamw under DeepSpeed, found 'adamw_8bit'"):
         deepspeed_accelerator(eight_bits)
+
+
+def test_a_device_that_deepspeed_chose_against_the_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed and a GPU are stood in for."""
+    made = SimpleNamespace(device=torch.device("cuda", 0))
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": {"stage": 2}})
+    monkeypatch.setattr("srl_swe.training.zero.importlib", SimpleNamespace(import_module=lambda _: None))
+    monkeypatch.setattr("srl_swe.training.zero.DeepSpeedPlugin", lambda: plugin)
+    monkeypatch.setattr("srl_swe.training.zero.Accelerator", lambda **_: made)
+    assert CONFIG.device == "cpu"
+    with pytest.raises(ConfigError, match=r"device is cpu, .* took cuda:0: set DS_ACCELERATOR=cpu"):
+        deepspeed_accelerator(CONFIG)
+    assert deepspeed_accelerator(replace(CONFIG, device="auto")) is made
+    made.device = torch.device("cpu")
+    assert deepspeed_accelerator(CONFIG) is made
 
 
 @pytest.mark.parametrize("first", [True, False])
