@@ -8,7 +8,7 @@ Tensors are safetensors, the rest JSON; nothing is pickled.
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from srl_swe.training.domain import OPTIONS_FILE, Domain
 from srl_swe.training.policy import Policy
 from srl_swe.training.processes import Processes
 from srl_swe.training.refill import FIRST_STATE, RefillState
-from srl_swe.training.weights import adapter_weights, like, load_adapters, whole
+from srl_swe.training.weights import adapter_weights, kept, like, load_adapters, whole
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "trainer_optimizer.safetensors"
@@ -71,13 +71,14 @@ def save_checkpoint(
     """Write a full checkpoint, point `last` at it, and remove those beyond `keep`. Every process must call it.
 
     Tensors are whole and adapters are kept besides the merged weights, so that any number of processes goes on from it.
+    They are put together one at a time and kept by the first process alone, in its host's memory.
 
     Raises:
         CheckpointError: nothing was changed.
     """
-    weights = dict(policy.weights())
-    adapters = adapter_weights(policy.model)
-    optimizer_tensors = _optimizer_tensors(policy.model, optimizer, processes)
+    weights = kept(policy.weights(), here=processes.first)
+    adapters = kept(adapter_weights(policy.model), here=processes.first)
+    optimizer_tensors = kept(_optimizer_tensors(policy.model, optimizer, processes), here=processes.first)
     if not processes.first:
         return
 
@@ -105,7 +106,7 @@ def save_best(
     Raises:
         CheckpointError: nothing was changed.
     """
-    weights = dict(policy.weights())
+    weights = kept(policy.weights(), here=processes.first)
     if not processes.first:
         return
 
@@ -234,18 +235,20 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer, processes: Processes) -> dict[str, Tensor]:
-    tensors = {"rng/cpu": torch.get_rng_state()}
+def _optimizer_tensors(
+    model: Any, optimizer: torch.optim.Optimizer, processes: Processes
+) -> Iterator[tuple[str, Tensor]]:
+    yield "rng/cpu", torch.get_rng_state()
     if torch.cuda.is_available():
-        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+        yield "rng/cuda", torch.cuda.get_rng_state()
     if processes.zero:
-        return tensors | processes.zero.optimizer_state(model)
+        yield from processes.zero.optimizer_state(model)
+        return
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensor = value if isinstance(value, Tensor) else torch.tensor(value)
             # 8-bit states share their tables, which safetensors refuses.
-            tensors[f"{name}/{key}"] = whole(tensor).clone() if key.startswith("qmap") else whole(tensor).contiguous()
-    return tensors
+            yield f"{name}/{key}", whole(tensor).clone() if key.startswith("qmap") else whole(tensor)
 
 
 def _placed(tensor: Tensor, parameter: Tensor) -> Tensor | int:

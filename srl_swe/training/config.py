@@ -179,7 +179,7 @@ class TrainConfig:
     """auto: the accelerator that is there, else the CPU."""
     attention: Attention = "auto"
     """How token trees attend. flex: FlexAttention, without masks; for GPUs. sdpa: with masks, block by block.
-    auto: flex on CUDA, else sdpa."""
+    auto: flex on CUDA, but sdpa for models with sinks (gpt-oss); else sdpa."""
     threads: int | None = None
     """CPU threads of torch; by default torch decides."""
 

@@ -1,6 +1,7 @@
-"""Attention of packed token trees by FlexAttention: no mask of T x T entries, no copies of keys.
+"""Attention of packed token trees by FlexAttention: no mask of T x T entries.
 
 Who sees whom is two comparisons per pair (the descendants of a node are contiguous), and what the layer says besides.
+transformers repeats keys and values for it where the number of query heads is no power of two.
 FlexAttention has no backward pass on CPUs: there this serves tests alone.
 T = tokens of a pack, padded to whole blocks.
 """
@@ -20,11 +21,15 @@ BLOCK = 128
 """FlexAttention's own: tokens of a block of queries and of keys."""
 
 
+MIN_BLOCKS = 2
+"""Of a pack: torch compiles a length of one block apart from all others, and does so a few times only."""
+
+
 class FlexAttention:
     """One pack's attention by FlexAttention; queries, keys and values are padded to `num_padded` tokens."""
 
     def __init__(self, pack: Pack, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.num_padded = -(-pack.num_tokens // BLOCK) * BLOCK
+        self.num_padded = max(-(-pack.num_tokens // BLOCK), MIN_BLOCKS) * BLOCK
         self._dtype = dtype
         # A token of the padding is a tree of its own: it sees itself, and nobody sees it.
         alone = torch.arange(pack.num_tokens, self.num_padded) + 1

@@ -205,10 +205,14 @@ def _pass(shape: ModelShape, options: PlannedOptions, devices: Devices, pack: Pa
     """Return what a forward and backward pass of one pack needs."""
     itemsize, layers, tokens = options.itemsize, shape.num_layers, pack.tree_tokens
     repeats = shape.num_heads // shape.num_key_value_heads
-    # On GPUs FlexAttention needs neither masks nor copies; else each block has a copy of the keys and values it sees.
+    # On GPUs FlexAttention needs no masks; else each block has a copy of the keys and values it sees.
     mask_entries = 0 if devices.device.is_gpu else pack.mask_entries
     block_keys = mask_entries // BLOCK_TOKENS
-    per_layer = activation_bytes(shape, options) * tokens + 2 * block_keys * shape.key_width * itemsize
+    copied = 2 * block_keys * shape.key_width * itemsize
+    if devices.device.is_gpu and shape.num_heads & (shape.num_heads - 1):
+        # No power of two: transformers repeats keys and values for each query head, and their gradients need both.
+        copied = 2 * tokens * shape.query_width * itemsize
+    per_layer = activation_bytes(shape, options) * tokens + copied
     kept_layers = 1 if options.gradient_checkpointing else layers
     residual = options.itemsize if options.lora_rank else 4
     boundaries = layers * shape.hidden_size * residual * tokens if options.gradient_checkpointing else 0

@@ -112,8 +112,9 @@ class Policy:
     @property
     def max_context(self) -> int:
         """Return the longest row in tokens."""
-        limit: int = self.model.config.get_text_config().max_position_embeddings
-        return limit
+        config = self.model.config.get_text_config()
+        limit: int = config.max_position_embeddings
+        return min([limit, *_longrope_limits(config)])
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in `logprobs`. Only for models without dropout, as all recent ones are."""
@@ -201,6 +202,23 @@ def _check_folder(folder: Path) -> None:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from error
+
+
+def _longrope_limits(config: Any) -> list[int]:
+    """Return up to where rows have a longrope model's short factors.
+
+    transformers chooses between these and the long ones once for a whole pass, by the longest row in it: beyond,
+    rows that are packed or decoded together would change each other's positions.
+    """
+    ropes = [getattr(config, name, None) or {} for name in ("rope_parameters", "rope_scaling")]
+    ropes += [entry for rope in ropes for entry in rope.values() if isinstance(entry, dict)]  # one per layer type
+    name = "original_max_position_embeddings"
+    limits = [
+        rope.get(name) or getattr(config, name, None)
+        for rope in ropes
+        if "longrope" in (rope.get("rope_type"), rope.get("type"))
+    ]
+    return [int(limit) for limit in limits if limit]
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> set[int]:

@@ -32,11 +32,14 @@ class TreeScorer(nn.Module):
         self.attention = attention
         # Read by Accelerate: the layers that FSDP shards one by one.
         self._no_split_modules = model._no_split_modules
+        # transformers adds sinks behind FlexAttention, from log-sums that it rounds to the compute dtype.
+        self._has_sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
 
     @property
     def by_flex(self) -> bool:
         """Whether trees attend by FlexAttention."""
-        return self.attention == "flex" or (self.attention == "auto" and self.model.device.type == "cuda")
+        by_default = self.model.device.type == "cuda" and not self._has_sinks
+        return self.attention == "flex" or (self.attention == "auto" and by_default)
 
     def forward(self, pack: Pack, *, temperature: float = 1.0, with_entropies: bool = False) -> tuple[Tensor, ...]:
         """Return the log-probability of each target node given its ancestors, [N] in float32; maybe entropies besides.

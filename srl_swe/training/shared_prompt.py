@@ -34,28 +34,27 @@ class Slot:
 
     index: int
     prompt: Sequence[int]
-    cache: Tensor
-    """[layers, 2, key-value heads, capacity, head width]: the prompt's columns, then n per decoded token."""
+    capacity: int
+    """Columns of the cache: the prompt's, then n per decoded token."""
     uniforms: Tensor
     drafts: list[Draft]
     live: list[int] = field(init=False)
     """Rollouts that have not ended."""
     length: int = 0
     """Tokens drawn by each live rollout."""
+    cache: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Keys and values of each layer, [1, key-value heads, capacity, width]; heads and widths are the layer's own."""
     columns: int = 0
     mask: Tensor | None = None
     """Additive, [rollouts of the slot, capacity]; None while the prompt is prefilled."""
     positions: Tensor | None = None
     """Of each column's token in its row."""
     seen: dict[LayerMask | None, Tensor] = field(default_factory=dict)
-    """The mask of the step at hand in the layers of each kind, once for each query head of a key-value head."""
+    """The mask of the step at hand, or of the prefill, in the layers of each kind, once for each query head of a
+    key-value head."""
 
     def __post_init__(self) -> None:
         self.live = list(range(len(self.drafts)))
-
-    @property
-    def capacity(self) -> int:
-        return self.cache.shape[3]
 
     def admit_columns(self, device: torch.device, dtype: torch.dtype) -> None:
         """Let each live rollout see the column that its last token is about to fill."""
@@ -84,8 +83,12 @@ class Slot:
         """Store keys and values [heads, n, width] behind the cached columns and attend to what is visible."""
         groups = key.shape[0]
         end = self.columns + key.shape[1]
-        self.cache[layer, 0, :, self.columns : end] = key
-        self.cache[layer, 1, :, self.columns : end] = value
+        if layer not in self.cache:
+            room = (1, groups, self.capacity)
+            self.cache[layer] = key.new_empty(*room, key.shape[-1]), value.new_empty(*room, value.shape[-1])
+        keys, values = self.cache[layer]
+        keys[0, :, self.columns : end] = key
+        values[0, :, self.columns : end] = value
         heads = query.shape[0]
         repeats = heads // groups
         if self.mask is None and mask.is_causal and softcap is None and sinks is None:
@@ -97,25 +100,30 @@ class Slot:
                 scale=scaling,
             )[0]
         bias = self._bias(mask, end, repeats, query)
-        keys, values = self.cache[layer, :, None, :, :end]
         folded = fold(query[None], groups)
-        return unfold(attend(folded, keys, values, bias, scaling=scaling, softcap=softcap, sinks=sinks), heads)[0]
+        seen = keys[:, :, :end], values[:, :, :end]
+        return unfold(attend(folded, *seen, bias, scaling=scaling, softcap=softcap, sinks=sinks), heads)[0]
 
     def _bias(self, mask: LayerMask, end: int, repeats: int, query: Tensor) -> Tensor:
-        """Return what is added to the scores of the step's queries in layers of this kind."""
-        if self.mask is None:
-            places = torch.arange(end, device=query.device)
-            seen = mask.allows(places[:, None], places) & (places <= places[:, None])
-            return torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -torch.inf).repeat(repeats, 1)
+        """Return what is added to the scores of the step's queries, made once for all layers of this kind."""
         kind = None if mask.is_causal else mask
         if kind not in self.seen:
-            assert self.positions is not None
-            bias = self.mask[self.live, :end]
-            if kind is not None:
-                place = torch.full((), len(self.prompt) + self.length - 1, device=query.device)
-                bias = bias.masked_fill(~kind.allows(place, self.positions[:end]), -torch.inf)
-            self.seen[kind] = bias.repeat(repeats, 1)
+            self.seen[kind] = self._new_bias(kind, end, query).repeat(repeats, 1)
         return self.seen[kind]
+
+    def _new_bias(self, kind: LayerMask | None, end: int, query: Tensor) -> Tensor:
+        if self.mask is None:
+            places = torch.arange(end, device=query.device)
+            seen = places <= places[:, None]
+            if kind is not None:
+                seen &= kind.allows(places[:, None], places)
+            return torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
+        assert self.positions is not None
+        bias = self.mask[self.live, :end]
+        if kind is not None:
+            place = torch.full((), len(self.prompt) + self.length - 1, device=query.device)
+            bias = bias.masked_fill(~kind.allows(place, self.positions[:end]), -torch.inf)
+        return bias
 
 
 def _shared_prompt_attention(

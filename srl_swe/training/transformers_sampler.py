@@ -96,14 +96,9 @@ class TransformersSampler:
         uniforms: Tensor,
         temperature: float,
     ) -> "Slot":
-        config = self._model.config.get_text_config()
-        heads = config.num_key_value_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         capacity = len(prompt) + num_drafts * max_completion_tokens
-        shape = (config.num_hidden_layers, 2, heads, capacity, width)
-        cache = torch.empty(shape, dtype=self._model.dtype, device=self._model.device)
         drafts = [Draft() for _ in range(num_drafts)]
-        slot = Slot(index=index, prompt=prompt, cache=cache, uniforms=uniforms, drafts=drafts)
+        slot = Slot(index=index, prompt=prompt, capacity=capacity, uniforms=uniforms, drafts=drafts)
         ids = torch.tensor([list(prompt)], device=self._model.device)
         hidden = self._model.base_model(
             input_ids=ids,
@@ -113,6 +108,7 @@ class TransformersSampler:
             srl_swe_slots=[slot],
         ).last_hidden_state
         slot.columns = len(prompt)
+        slot.seen.clear()
         logits_V = output_logits(self._model, hidden[0, -1:])
         logits = logits_V.expand(num_drafts, -1)
         self._extend([slot], logits, temperature)

@@ -270,4 +270,5 @@ def _engine_errors(what: str) -> Iterator[None]:
 def _bytes_per_cached_token(policy: Policy) -> int:
     config = policy.model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * width * policy.compute_dtype.itemsize)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * policy.compute_dtype.itemsize)

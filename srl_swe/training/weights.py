@@ -4,7 +4,7 @@ Samplers, checkpoints and model folders all take the weights from here. Leaves o
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -70,9 +70,24 @@ def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             yield f"{layer}.{part}" if base else name, whole(tensor)
 
 
-def adapter_weights(model: Any) -> dict[str, Tensor]:
-    """Return the adapters' tensors by name; empty where there are none. Every process must call it."""
-    return {name: whole(tensor).contiguous() for name, tensor in model.state_dict().items() if _is_adapter(name)}
+def adapter_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and whole tensor of the adapters, where there are any; every process must go through all of it."""
+    for name, tensor in model.state_dict().items():
+        if _is_adapter(name):
+            yield name, whole(tensor)
+
+
+def kept(tensors: Iterable[tuple[str, Tensor]], *, here: bool) -> dict[str, Tensor]:
+    """Go through whole tensors and keep them, on the CPU; where not `here`, only go through them.
+
+    What is whole beside a process's shards is one tensor at a time.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        if here:
+            found[name] = tensor.cpu().contiguous()
+        del tensor  # before the next one is put together
+    return found
 
 
 def load_adapters(model: Any, tensors: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ Leaves out stage 3, which cuts weights: that is FSDP2's part here.
 
 import importlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def deepspeed_accelerator(config: TrainConfig, **options: Any) -> Any:
     """Return the accelerator of a process that DeepSpeed shares.
 
     Raises:
-        ConfigError: DeepSpeed is missing, or its config says what does not fit the run.
+        ConfigError: DeepSpeed is missing, its config says what does not fit the run, or it took another device.
     """
     if config.optimizer != "adamw":
         raise ConfigError(f"optimizer must be adamw under DeepSpeed, found {config.optimizer!r}")
@@ -42,7 +43,13 @@ def deepspeed_accelerator(config: TrainConfig, **options: Any) -> Any:
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
     handlers = [] if on_gpu else [InitProcessGroupKwargs(backend="gloo")]
     # Its own precision would replace the float32 weights: computing in the run's dtype is the scorer's part.
-    return Accelerator(mixed_precision="no", deepspeed_plugin=plugin, kwargs_handlers=handlers, **options)
+    accelerator = Accelerator(mixed_precision="no", deepspeed_plugin=plugin, kwargs_handlers=handlers, **options)
+    if config.device == "cpu" and accelerator.device.type != "cpu":
+        raise ConfigError(
+            "device is cpu, and DeepSpeed, which chooses by itself, took "
+            f"{accelerator.device}: set DS_ACCELERATOR=cpu in front of the command, or leave --device out"
+        )
+    return accelerator
 
 
 def settle(given: dict[str, Any], config: TrainConfig) -> None:
@@ -103,17 +110,15 @@ class ZeroEngine:
         """Clip and update."""
         self._engine.step()
 
-    def optimizer_state(self, model: Any) -> dict[str, Tensor]:
-        """Return AdamW's states as whole tensors, by `PARAMETER/KEY`. Every process must call it."""
+    def optimizer_state(self, model: Any) -> Iterator[tuple[str, Tensor]]:
+        """Yield AdamW's states as whole tensors, by `PARAMETER/KEY`. Every process must go through all of it."""
         utils: Any = importlib.import_module("deepspeed.utils")
         steps = [state["step"] for state in self._engine.optimizer.optimizer.state.values() if "step" in state]
-        tensors: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             if steps and parameter.requires_grad:
                 for key in ("exp_avg", "exp_avg_sq"):
-                    tensors[f"{name}/{key}"] = utils.safe_get_full_optimizer_state(parameter, key).contiguous()
-                tensors[f"{name}/step"] = torch.as_tensor(steps[0]).clone()
-        return tensors
+                    yield f"{name}/{key}", utils.safe_get_full_optimizer_state(parameter, key)
+                yield f"{name}/step", torch.as_tensor(steps[0]).clone()
 
     def load_optimizer_state(self, model: Any, tensors: dict[str, Tensor]) -> None:
         """Set AdamW's states.

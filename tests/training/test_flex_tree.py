@@ -84,6 +84,22 @@ def test_who_sees_whom_is_the_mask_of_the_other_way() -> None:
         assert seen[pack.num_tokens :].equal(torch.eye(tree.num_padded, dtype=torch.bool)[pack.num_tokens :])
 
 
+def test_a_small_pack_has_the_length_of_two_blocks() -> None:
+    """One block alone would be compiled for itself."""
+    tree = FlexAttention(pack := grown_pack(1, 20, 5), device=torch.device("cpu"), dtype=torch.float32)
+    assert pack.num_tokens < BLOCK and tree.num_padded == 2 * BLOCK
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("llama", True), ("gpt_oss", False)])
+def test_a_model_with_sinks_takes_the_other_way_on_gpus(kind: str, expected: bool) -> None:
+    model = make_model(kind)
+    with mock.patch.object(type(model), "device", torch.device("cuda")):
+        assert TreeScorer(model, torch.bfloat16).by_flex == expected
+        assert TreeScorer(model, torch.bfloat16, attention="flex").by_flex
+        assert not TreeScorer(model, torch.bfloat16, attention="sdpa").by_flex
+    assert not TreeScorer(model, torch.bfloat16).by_flex
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs by a C++ compiler")
 def test_compiled_it_gives_the_same_log_probabilities() -> None:
     """With caps on scores and windows. On CPUs torch compiles the forward pass alone, and for one length."""

@@ -106,7 +106,7 @@ def test_adapters_are_those_that_peft_adds() -> None:
     model = make_model("qwen2")
     shape = shape_of_config(json.loads(model.config.to_json_string()), name="m", source="m")
     add_adapters(model, rank=3, alpha=6, seed=0)
-    tensors = adapter_weights(model).values()
+    tensors = dict(adapter_weights(model)).values()
     assert shape.adapter_parameters(3) == sum(tensor.numel() for tensor in tensors)
     assert {tensor.element_size() for tensor in tensors} == {4}
 
@@ -249,6 +249,18 @@ def test_weights_gradients_and_states_are_sixteen_bytes_of_a_parameter() -> None
     total = terms["weights"] + terms["gradients"] + terms["optimizer states"]
     assert total == pytest.approx(4 * shape.num_parameters, rel=1e-6)
     assert terms["sampler's copy"] == 2 * shape.num_parameters
+
+
+@pytest.mark.parametrize(("model", "copied_width"), [("Qwen2.5-7B", 28 * 128), ("Qwen2.5-3B", 0)])
+def test_on_gpus_keys_and_values_are_copied_where_query_heads_are_no_power_of_two(
+    model: str, copied_width: int
+) -> None:
+    """transformers repeats them for FlexAttention: one copy of each for each query head, in each layer that is kept."""
+    shape, pack = find_shape(model), PackSizes(tree_tokens=1000, targets=1, mask_entries=0)
+    for options, layers in (OPTIONS, shape.num_layers), (replace(OPTIONS, gradient_checkpointing=True), 1):
+        plans = (plan_memory(shape, options, WORKLOAD, d, pack=pack) for d in (CPU, parse_devices("1xH100")))
+        without, found = (next(t.num_bytes for t in plan.terms if t.name == "activations") for plan in plans)
+        assert found - without == layers * 2 * 1000 * copied_width * options.itemsize
 
 
 def test_checkpoints_are_as_large_as_planned(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,28 @@ def test_prompt_and_completion_fit_together(tiny_policy: Policy) -> None:
 
 def test_a_sliding_window_does_not_end_the_context() -> None:
     assert Policy(make_model("mistral"), make_tokenizer(), source="window").max_context == 256
+
+
+def test_a_longrope_models_rows_end_where_its_factors_change() -> None:
+    """Beyond, the longest row of a pass decides on the factors of all."""
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    options: dict[str, Any] = {"rope_parameters": rope, "original_max_position_embeddings": 64}
+    policy = Policy(make_model("phi3", **options), make_tokenizer(), source="longrope")
+    assert policy.max_context == 64
+    short = Row(prompt_ids=(1, 2), completion_ids=(3, 4, 5))
+    alone = policy.logprobs(build_pack([short], [0])).detach()
+    for length, same in ((64, True), (65, False)):
+        # What begins with 9 comes last in a pack.
+        pack = build_pack([short, Row(prompt_ids=(9,) * (length - 1), completion_ids=(9,))], range(2))
+        assert torch.allclose(policy.logprobs(pack)[:3], alone, atol=1e-4) == same
+    config = policy.model.config
+    config.rope_parameters = {"full_attention": rope, "sliding_attention": {"rope_type": "default"}}
+    assert policy.max_context == 64
+    config.rope_parameters = {"full_attention": {"rope_type": "default"}}
+    assert policy.max_context == 256
 
 
 def test_save_and_load(tiny_policy: Policy, tmp_path: Path) -> None:

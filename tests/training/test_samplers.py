@@ -1,10 +1,15 @@
+from typing import Any
+from unittest import mock
+
 import pytest
 import torch
 
 from srl_swe.errors import SamplerError
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, mix_seed
+from srl_swe.training.shared_prompt import Slot
 from srl_swe.training.transformers_sampler import TransformersSampler, draw
+from srl_swe.training.vllm_sampler import _bytes_per_cached_token
 
 from .tiny import make_model, make_tokenizer
 
@@ -29,6 +34,55 @@ def sample(sampler: TransformersSampler, *, temperature: float = 1.0, seed: int 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
 def test_logprobs_are_those_of_a_full_forward_pass(policy: Policy, temperature: float) -> None:
+    assert_logprobs_of_a_full_pass(policy, temperature)
+
+
+OTHER_WIDTHS: dict[str, dict[str, Any]] = {
+    # No num_key_value_heads in their configs.
+    "gpt_neox": {}, "gpt2": {"n_positions": 256}, "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    # Keys and values of different widths.
+    "deepseek_v2": {"q_lora_rank": 16}, "deepseek_v3": {"q_lora_rank": 16, "n_group": 2, "topk_group": 2},
+}  # fmt: skip
+MLA: dict[str, Any] = {
+    "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 4, "head_dim": 8,
+    "first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+
+
+def policy_of_other_widths(kind: str) -> Policy:
+    options = OTHER_WIDTHS[kind] | (MLA if kind.startswith("deepseek") else {})
+    model = make_model(kind, **options)
+    for name in () if kind.startswith("deepseek") else ("num_key_value_heads", "head_dim"):
+        delattr(model.config, name)  # make_model gives them to every config; these do not know them
+    return Policy(model, make_tokenizer(), source=kind)
+
+
+@pytest.mark.parametrize("kind", OTHER_WIDTHS)
+def test_the_cache_is_as_wide_as_the_layers_keys_and_values(kind: str) -> None:
+    policy = policy_of_other_widths(kind)
+    policy.stop_ids |= {0, 5, 9, 17}
+    assert_logprobs_of_a_full_pass(policy, 1.0)
+
+
+def test_vllms_cache_is_sized_by_query_heads_where_there_are_no_others() -> None:
+    neox = policy_of_other_widths("gpt_neox")
+    shared = Policy(make_model("llama"), make_tokenizer(), source="llama")
+    # Keys and values of two layers, eight numbers of four bytes in each head.
+    assert _bytes_per_cached_token(neox) == 2 * 2 * 4 * 8 * 4
+    assert _bytes_per_cached_token(shared) == 2 * 2 * 2 * 8 * 4
+
+
+def test_a_prefill_makes_one_mask_for_all_layers_of_a_kind() -> None:
+    kinds = ["sliding_attention", "full_attention"] * 3
+    model = make_model("gemma2", num_hidden_layers=6, layer_types=kinds)
+    sampler = make_sampler(Policy(model, make_tokenizer(), source="gemma2"))
+    with mock.patch.object(Slot, "_new_bias", autospec=True, side_effect=Slot._new_bias) as made:
+        sampler.sample(PROMPTS[:1], num_rollouts=2, max_completion_tokens=1, temperature=1.0, seed=0)
+    assert made.call_count == 2
+
+
+def assert_logprobs_of_a_full_pass(policy: Policy, temperature: float) -> None:
     lengths = set()
     for prompt, completions in zip(PROMPTS, sample(make_sampler(policy), temperature=temperature), strict=True):
         assert len(completions) == 3

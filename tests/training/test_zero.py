@@ -1,15 +1,24 @@
 """What a DeepSpeed config may say. Runs under DeepSpeed itself are described in docs/training.md."""
 
 import sys
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from srl_swe.errors import ConfigError
-from srl_swe.training.zero import deepspeed_accelerator, launched_with_deepspeed, settle
+from srl_swe.training.checkpoint import OPTIMIZER_FILE, TrainState, save_checkpoint
+from srl_swe.training.policy import Policy
+from srl_swe.training.prefix_tree import Row, build_pack
+from srl_swe.training.zero import ZeroEngine, deepspeed_accelerator, launched_with_deepspeed, settle
 
 from .run_tiny import tiny_config
+from .tiny import DOMAIN, make_model, make_tokenizer
 
 CONFIG = tiny_config(Path("model"), Path("run"), "srl", max_grad_norm=0.5)
 
@@ -62,3 +71,53 @@ def test_deepspeed_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
     eight_bits = tiny_config(Path("model"), Path("run"), "srl", optimizer="adamw_8bit")
     with pytest.raises(ConfigError, match="optimizer must be adamw under DeepSpeed, found 'adamw_8bit'"):
         deepspeed_accelerator(eight_bits)
+
+
+def test_a_device_that_deepspeed_chose_against_the_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed and a GPU are stood in for."""
+    made = SimpleNamespace(device=torch.device("cuda", 0))
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": {"stage": 2}})
+    monkeypatch.setattr("srl_swe.training.zero.importlib", SimpleNamespace(import_module=lambda _: None))
+    monkeypatch.setattr("srl_swe.training.zero.DeepSpeedPlugin", lambda: plugin)
+    monkeypatch.setattr("srl_swe.training.zero.Accelerator", lambda **_: made)
+    assert CONFIG.device == "cpu"
+    with pytest.raises(ConfigError, match=r"device is cpu, .* took cuda:0: set DS_ACCELERATOR=cpu"):
+        deepspeed_accelerator(CONFIG)
+    assert deepspeed_accelerator(replace(CONFIG, device="auto")) is made
+    made.device = torch.device("cpu")
+    assert deepspeed_accelerator(CONFIG) is made
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_checkpoint_puts_one_tensor_together_at_a_time(
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the first process alone keeps them. DeepSpeed is stood in for."""
+    policy = Policy(make_model("llama"), make_tokenizer(), source="tiny")
+    optimizer = torch.optim.AdamW(policy.model.parameters())
+    policy.logprobs(build_pack([Row(prompt_ids=(1, 2), completion_ids=(3, 4))], [0])).sum().backward()
+    optimizer.step()
+    given: list[weakref.ref[torch.Tensor]] = []
+
+    def put_together(parameter: torch.nn.Parameter, key: str) -> torch.Tensor:
+        assert first or not any(ref() is not None for ref in given)
+        tensor = optimizer.state[parameter][key].clone()
+        given.append(weakref.ref(tensor))
+        return tensor
+
+    utils = SimpleNamespace(safe_get_full_optimizer_state=put_together)
+    monkeypatch.setattr("srl_swe.training.zero.importlib", SimpleNamespace(import_module=lambda _: utils))
+    engine = ZeroEngine(SimpleNamespace(optimizer=SimpleNamespace(optimizer=optimizer)))
+    processes: Any = SimpleNamespace(first=first, zero=engine)
+    save_checkpoint(
+        tmp_path, TrainState(), policy=policy, domain=DOMAIN, optimizer=optimizer, keep=1, processes=processes
+    )
+    names = [name for name, _ in policy.model.named_parameters()]
+    assert len(given) == 2 * len(names)
+    assert (tmp_path / "last").exists() == first
+    if first:
+        saved = load_file(tmp_path / "last" / OPTIMIZER_FILE)
+        keys = {f"{name}/{key}" for name in names for key in ("exp_avg", "exp_avg_sq", "step")}
+        assert saved.keys() - {"rng/cpu", "rng/cuda"} == keys
+        for name, parameter in policy.model.named_parameters():
+            assert saved[f"{name}/exp_avg"].equal(optimizer.state[parameter]["exp_avg"])
