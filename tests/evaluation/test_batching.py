@@ -130,9 +130,9 @@ def test_whatever_a_sampler_raises_is_the_samplers_failure() -> None:
     def fail(batch: int) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    with batched(ScriptedSampler({"n": ["x"]}, before_batch=fail)) as model:
-        with pytest.raises(SamplerError, match="RuntimeError: CUDA out of memory"):
-            model.complete(about("n"), seed=0, budget=EpisodeBudget(SpendingAccount()))
+    sampler = ScriptedSampler({"n": ["x"]}, before_batch=fail)
+    with batched(sampler) as model, pytest.raises(SamplerError, match="RuntimeError: CUDA out of memory"):
+        model.complete(about("n"), seed=0, budget=EpisodeBudget(SpendingAccount()))
     with pytest.raises(SamplerError, match="was closed"):
         model.complete(about("n"), seed=0, budget=EpisodeBudget(SpendingAccount()))
 

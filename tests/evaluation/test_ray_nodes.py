@@ -111,12 +111,13 @@ def when(ready: Any, then: Any) -> threading.Thread:
     return thread
 
 
-def own_instances(count: int) -> list[Instance]:
-    """Return instances whose containers can be told from those of others who use the engine."""
-    return [
-        slow(replace(instance, instance_id=f"{PREFIX}-{number}"), 0.5)
-        for number, instance in enumerate(tiny_instances(count))
-    ]
+def own_instances(count: int, *, slow_s: float = 0.0) -> list[Instance]:
+    """Return instances whose containers can be told from those of others who use the engine; the first is quick.
+
+    The others take longer than it takes to notice that a node has died: what runs there cannot end before.
+    """
+    named = [replace(each, instance_id=f"{PREFIX}-{number}") for number, each in enumerate(tiny_instances(count))]
+    return [named[0], *(slow(instance, slow_s) for instance in named[1:])]
 
 
 def running(engine: Engine) -> set[str]:
@@ -161,7 +162,7 @@ def test_instances_go_where_their_image_is(
 
 
 def test_a_node_is_killed_and_every_instance_gets_its_verdict(machines: Machines, fleet: Fleet, tmp_path: Path) -> None:
-    instances = own_instances(5)
+    instances = own_instances(5, slow_s=8)
     predictions = mixed(instances)
     output = io.StringIO()
     killing = when(
@@ -173,7 +174,7 @@ def test_a_node_is_killed_and_every_instance_gets_its_verdict(machines: Machines
     assert not killing.is_alive()
     assert summary.invalid == {}
     assert len(fleet.places) == 1
-    evaluate(instances, predictions, EvaluationConfig(output=tmp_path / "local"), engine=machines.docker)
+    evaluate(own_instances(5), predictions, EvaluationConfig(output=tmp_path / "local"), engine=machines.docker)
     assert statuses(tmp_path) == statuses(tmp_path / "local")
     assert sorted(set(statuses(tmp_path).values())) == ["resolved", "unresolved"]
     assert output.getvalue().count("5/5]") == 1
@@ -182,7 +183,7 @@ def test_a_node_is_killed_and_every_instance_gets_its_verdict(machines: Machines
 
 
 def test_when_all_nodes_are_dead_another_engine_goes_on(machines: Machines, fleet: Fleet, tmp_path: Path) -> None:
-    instances = own_instances(5)
+    instances = own_instances(5, slow_s=8)
     predictions = gold_predictions(instances)
 
     def kill_all() -> None:
