@@ -138,11 +138,11 @@ def real_rows(engine: Any, count: int) -> Iterator[Row]:
         copies = "".join(f"COPY --from=pristine /testbed/{p} /testbed/{p}\n" for p in instance.tests.restore_paths)
         tested = build(
             engine,
-            f"FROM {instance.tests.restore_image} AS pristine\nFROM {plain}\n{copies}"
+            f"FROM {instance.tests.restore_image} AS pristine\nFROM {plain}\nENTRYPOINT []\n{copies}"
             f"RUN cd /testbed && git add -Af {paths} && git diff --cached --binary HEAD -- {paths} > /tests.patch\n",
             f"srl-swe/benchmark-tests:{name}",
         )
-        image = build(engine, f"FROM {plain}\n{CONDA}", f"srl-swe/benchmark-v5:{name}")
+        image = build(engine, f"FROM {plain}\nENTRYPOINT []\n{CONDA}", f"srl-swe/benchmark-v5:{name}")
         yield row(
             instance_id=instance.instance_id,
             repo=instance.repo,
