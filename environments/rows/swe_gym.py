@@ -10,21 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from srl_swe.environments.rows.fields import (
-    CONDA_ACTIVATION,
-    SWEBENCH_TIMEOUT_S,
-    TESTBED,
-    Commit,
-    NonEmpty,
-    Row,
-    has,
-    name_of,
-    validated,
-    with_newline,
-)
-from srl_swe.environments.rows.scripts import PatchedTests, patched_script, read_patched_tests
+from srl_swe.environments.rows.fields import has, name_of, validated
+from srl_swe.environments.rows.patched import PatchedRow, patched_instance
+from srl_swe.environments.rows.scripts import PatchedTests, read_patched_tests
 from srl_swe.errors import DataError
-from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
+from srl_swe.types import Instance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +46,6 @@ _RUNNERS = {
 """Of SWE-Gym's fork of SWE-bench (SWE-Gym/SWE-Bench-Fork @242429c), by repository in lower case."""
 
 
-class _SweGymRow(Row):
-    base_commit: Commit
-    test_patch: NonEmpty
-
-
 def is_swe_gym(row: Mapping[str, Any]) -> bool:
     """Tell a SWE-Gym row by its columns and its repository: none of these is in a set of SWE-bench that has tests."""
     return (
@@ -76,38 +61,19 @@ def read_swe_gym(raw: Mapping[str, Any], where: str) -> Instance:
     Raises:
         DataError: a field is missing or wrong, or the test patch brings no tests.
     """
-    row = validated(_SweGymRow, raw, where)
+    row = validated(PatchedRow, raw, where)
     runner = _RUNNERS[row.repo.lower()]
     patch = read_patched_tests(row.test_patch)
     selection = _selection(row.repo.lower(), patch)
     if not selection:
         raise DataError(f"{name_of(raw, where)}: field `test_patch`: expected files of tests, found only data")
-    return Instance(
-        instance_id=row.instance_id,
-        repo=row.repo,
-        base_commit=row.base_commit,
-        problem_statement=row.problem_statement,
-        environment=InstanceEnvironment(
-            image=f"xingyaoww/sweb.eval.x86_64.{row.instance_id.replace('__', '_s_')}:latest".lower(),
-            activate=CONDA_ACTIVATION,
-            network=tuple(row.network),
-        ),
-        tests=InstanceTests(
-            script=patched_script(
-                TESTBED,
-                f"{runner.command} {selection}",
-                patch,
-                base_commit=row.base_commit,
-                activation=CONDA_ACTIVATION,
-                before=runner.before,
-            ),
-            parser=runner.parser,
-            fail_to_pass=tuple(row.FAIL_TO_PASS),
-            pass_to_pass=tuple(row.PASS_TO_PASS),
-            timeout_s=SWEBENCH_TIMEOUT_S,
-        ),
-        gold_patch=with_newline(row.patch),
-        difficulty=row.difficulty or "",
+    return patched_instance(
+        row,
+        patch,
+        image=f"xingyaoww/sweb.eval.x86_64.{row.instance_id.replace('__', '_s_')}:latest".lower(),
+        command=f"{runner.command} {selection}",
+        parser=runner.parser,
+        before=runner.before,
     )
 
 

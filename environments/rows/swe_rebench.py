@@ -8,21 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from srl_swe.environments.rows.fields import (
-    CONDA_ACTIVATION,
-    SWEBENCH_TIMEOUT_S,
-    TESTBED,
-    Commit,
-    NonEmpty,
-    Row,
-    has,
-    name_of,
-    validated,
-    with_newline,
-)
-from srl_swe.environments.rows.scripts import patched_script, read_patched_tests
+from srl_swe.environments.rows.fields import NonEmpty, has, name_of, validated
+from srl_swe.environments.rows.patched import PatchedRow, patched_instance
+from srl_swe.environments.rows.scripts import read_patched_tests
 from srl_swe.errors import DataError
-from srl_swe.types import Instance, InstanceEnvironment, InstanceTests
+from srl_swe.types import Instance
 
 
 def _commands(value: object) -> object:
@@ -40,9 +30,7 @@ class _InstallConfig(BaseModel):
     eval_commands: Annotated[list[str], BeforeValidator(_commands)] = []
 
 
-class _SweRebenchRow(Row):
-    base_commit: Commit
-    test_patch: NonEmpty
+class _SweRebenchRow(PatchedRow):
     install_config: _InstallConfig
     image_name: str | None = None
     docker_image: str | None = None
@@ -70,28 +58,13 @@ def read_swe_rebench(raw: Mapping[str, Any], where: str) -> Instance:
     if not patch.directives:
         raise DataError(f"{name_of(raw, where)}: field `test_patch`: expected files of tests, found only data")
     config = row.install_config
-    return Instance(
-        instance_id=row.instance_id,
-        repo=row.repo,
-        base_commit=row.base_commit,
-        problem_statement=row.problem_statement,
-        environment=InstanceEnvironment(image=image, activate=CONDA_ACTIVATION, network=tuple(row.network)),
-        tests=InstanceTests(
-            script=patched_script(
-                TESTBED,
-                f"{config.test_cmd} {patch.arguments}",
-                patch,
-                base_commit=row.base_commit,
-                activation=CONDA_ACTIVATION,
-                before=(*config.eval_commands, *_installation(config.install, has_network=bool(row.network))),
-            ),
-            parser=config.log_parser,
-            fail_to_pass=tuple(row.FAIL_TO_PASS),
-            pass_to_pass=tuple(row.PASS_TO_PASS),
-            timeout_s=SWEBENCH_TIMEOUT_S,
-        ),
-        gold_patch=with_newline(row.patch),
-        difficulty=row.difficulty or "",
+    return patched_instance(
+        row,
+        patch,
+        image=image,
+        command=f"{config.test_cmd} {patch.arguments}",
+        parser=config.log_parser,
+        before=(*config.eval_commands, *_installation(config.install, has_network=bool(row.network))),
     )
 
 

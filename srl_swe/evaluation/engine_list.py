@@ -1,18 +1,15 @@
 """Engines by their addresses as places. Left out: what an address is (`srl_swe.environments.connect`)."""
 
 import logging
-import time
 from collections.abc import Collection, Sequence
 
 from srl_swe.environments.connect import check_address, connect_engine_at
 from srl_swe.errors import ConfigError, ContainerError
-from srl_swe.evaluation.places import EnginePlace, Place
+from srl_swe.evaluation.places import EnginePlace, LatelyTried, Place
 from srl_swe.pool import WorkPool, WorkTimeoutError
 
 _CALL_LIMIT_S = 60.0
 _OPEN_LIMIT_S = 120.0
-_AGAIN_S = 60.0
-"""Between two tries to connect to the same engine."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +29,11 @@ class EngineList:
         if twice or not addresses:
             raise ConfigError(f"engines: {f'{twice[0]} is there twice' if twice else 'there is no address'}")
         self._addresses = tuple(addresses)
-        self._tried: dict[str, float] = {}
+        self._tried = LatelyTried()
 
     def open_places(self, not_wanted: Collection[str] = ()) -> list[Place]:
         """Connect to the engines that answer and are not named in `not_wanted`; the others are tried again later."""
-        now = time.monotonic()
-        wanted = [
-            address
-            for address in self._addresses
-            if address not in not_wanted and now - self._tried.get(address, -_AGAIN_S) >= _AGAIN_S
-        ]
-        self._tried.update(dict.fromkeys(wanted, now))
+        wanted = [address for address in self._addresses if address not in not_wanted and self._tried.take(address)]
         opened: list[Place] = []
         for address, outcome in WorkPool(len(wanted) or 1).run(wanted, _open, limit_s=lambda _: _OPEN_LIMIT_S):
             if isinstance(outcome, (ContainerError, WorkTimeoutError)):

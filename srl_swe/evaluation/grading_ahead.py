@@ -28,14 +28,12 @@ from srl_swe.evaluation.scheduler import (
     stop_running_safely,
 )
 from srl_swe.files import sole_writer
-from srl_swe.pool import WorkPool
 from srl_swe.types import Instance, Prediction, Verdict
 
 if TYPE_CHECKING:
     from srl_swe.environments.image_supply import ImageSupply
 
 _TICK_S = 0.2
-_NO_BOUND = 1_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,6 @@ class GradingAhead:
         self._console = console or Console(stderr=True)
         self._store = VerdictStore(config.output / RESULTS_FOLDER, image_digest=fleet.image_digest)
         self._running: Counter[str] = Counter()
-        self._pool = WorkPool(_NO_BOUND)
         self._given_up: set[str] = set()
         self._writer = contextlib.ExitStack()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -88,7 +85,7 @@ class GradingAhead:
             if self._thread.is_alive():
                 self._stopping = True
                 self.stop()
-                stop_running_safely(self._fleet.stop_running, self._pool)
+                stop_running_safely(self._fleet.stop_running, self._fleet.pool)
             self._writer.close()
 
     def ordered(self, instances: Sequence[Instance]) -> list[Instance]:
@@ -142,7 +139,9 @@ class GradingAhead:
             self._jobs.put((instance, prediction.model_patch))
 
     def _work(self) -> None:
-        background = self._pool.in_background(self._grade, limit_s=lambda job: grading_limit_s(self._config, job[0]))
+        background = self._fleet.pool.in_background(
+            self._grade, limit_s=lambda job: grading_limit_s(self._config, job[0])
+        )
         waiting: deque[_Job] = deque()
         is_open = True
         while not self._stopping and (is_open or background.num_pending or waiting):

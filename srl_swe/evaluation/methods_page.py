@@ -10,11 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from srl_swe import __version__
-from srl_swe.errors import MissingExtraError
 from srl_swe.evaluation.methods import CONTROL, MethodComparison
 from srl_swe.files import write_atomically
 from srl_swe.pages.drawing import FIRST, INK, MUTED, rows, svg
-from srl_swe.pages.texts import page_environment
+from srl_swe.pages.texts import page_environment, page_or_none
 
 PAGE_FILE = "comparison.html"
 _DRAWN = {"similarity": "similarity", "completion_tokens": "completion tokens per action"}
@@ -24,11 +23,11 @@ def write_methods_page(
     folder: Path, record: Mapping[str, object], found: MethodComparison, *, console: Console
 ) -> Path | None:
     """Write the page; None, and a line that says why, where the packages are not installed."""
-    try:
-        template = page_environment("srl_swe.evaluation").get_template("methods.html.jinja")
-    except MissingExtraError as error:
-        console.print(f"no page was written: {error}", markup=False, highlight=False)
-        return None
+    return page_or_none(lambda: _make_page(folder, record, found), console)
+
+
+def _make_page(folder: Path, record: Mapping[str, object], found: MethodComparison) -> Path:
+    template = page_environment("srl_swe.evaluation").get_template("methods.html.jinja")
     from markupsafe import Markup
 
     plots = {name: Markup(_plot(name, axis, found)) for name, axis in _DRAWN.items()}

@@ -4,6 +4,7 @@ The other kind of place is a node of a Ray cluster (`ray_nodes`). Left out: whic
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
     from srl_swe.environments.image_supply import ImageSupply
 
+_AGAIN_S = 60.0
+"""Between two tries of the same name."""
 _MAX_QUESTIONS = 8
 """To one engine at once."""
 
@@ -107,6 +110,21 @@ class EnginePlace:
         """See `Place`."""
         if self._close_engine:
             self.engine.close()
+
+
+class LatelyTried:
+    """Names of places that were tried a short while ago, so that those that fail are not tried all the time."""
+
+    def __init__(self) -> None:
+        self._tried: dict[str, float] = {}
+
+    def take(self, name: str) -> bool:
+        """Return whether a name may be tried now, which counts as a try."""
+        now = time.monotonic()
+        may_try = now - self._tried.get(name, -_AGAIN_S) >= _AGAIN_S
+        if may_try:
+            self._tried[name] = now
+        return may_try
 
 
 def published_image(place: Place, instance: Instance) -> Mapping[str, str]:

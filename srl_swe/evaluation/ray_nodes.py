@@ -24,7 +24,7 @@ from srl_swe.errors import (
     SrlSweError,
 )
 from srl_swe.evaluation.node_grader import NodeGrader, instance_json, result_of, verdict_from
-from srl_swe.evaluation.places import Place
+from srl_swe.evaluation.places import LatelyTried, Place
 from srl_swe.evaluation.results import harness_version
 from srl_swe.types import Instance, Verdict
 
@@ -33,8 +33,6 @@ _CONNECT_LIMIT_S = 15.0
 _OPEN_LIMIT_S = 180.0
 _ANSWER_LIMIT_S = 60.0
 _STOP_LIMIT_S = 12.0
-_AGAIN_S = 60.0
-"""Between two tries to begin on the same node."""
 _TICK_S = 1.0
 _MAX_SAID_CHARS = 2000
 
@@ -66,7 +64,7 @@ class RayNodes(Closing):
         """
         self._ray = _import_ray(local=config.address is None)
         self._config = config
-        self._tried: dict[str, float] = {}
+        self._tried = LatelyTried()
         options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
         if config.address is None:
             options |= {"address": "local", "include_dashboard": False, "num_cpus": 1}
@@ -96,12 +94,10 @@ class RayNodes(Closing):
         Raises:
             ContainerError: the cluster does not answer.
         """
-        now = time.monotonic()
         begun = []
         for node in self._nodes():
             name = f"{node['NodeManagerHostname']} (node {node['NodeID'][:8]})"
-            if name not in not_wanted and now - self._tried.get(name, -_AGAIN_S) >= _AGAIN_S:
-                self._tried[name] = now
+            if name not in not_wanted and self._tried.take(name):
                 begun.append(_RayNode(self._ray, name, self._start(node["NodeID"])))
         opened: list[Place] = []
         until = time.monotonic() + _OPEN_LIMIT_S

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from srl_swe import __version__
-from srl_swe.errors import MissingExtraError
 from srl_swe.evaluation import report_plots as plots
 from srl_swe.evaluation.figures import STAGES, EpisodeRecord, Figures, make_figures, read_episode, stage_of
 from srl_swe.evaluation.record import EvaluationRecord, InstanceOutcome, read_record
 from srl_swe.evaluation.results import read_stored
 from srl_swe.evaluation.stability import how_often
 from srl_swe.files import file_name, write_atomically
-from srl_swe.pages.texts import page_environment
+from srl_swe.pages.texts import page_environment, page_or_none
 from srl_swe.types import Verdict
 
 if TYPE_CHECKING:
@@ -37,12 +36,7 @@ logger = logging.getLogger(__name__)
 
 def write_pages(folder: Path, *, console: Console | None = None) -> Path | None:
     """Write the pages after an evaluation; None, and a line that says why, where the packages are not installed."""
-    try:
-        return make_pages(folder)
-    except MissingExtraError as error:
-        if console is not None:
-            console.print(f"no page was written: {error}", markup=False, highlight=False)
-        return None
+    return page_or_none(lambda: make_pages(folder), console)
 
 
 def make_pages(folder: Path) -> Path:

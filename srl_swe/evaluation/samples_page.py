@@ -10,13 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from srl_swe import __version__
-from srl_swe.errors import MissingExtraError
 from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.report_pages import PAGES_FOLDER, REPORT_FILE, page_name
 from srl_swe.evaluation.samples import SamplesRecord, read_samples_record
 from srl_swe.files import write_atomically
 from srl_swe.pages.drawing import FIRST, INK, MUTED, THIRD, beside, rows, svg
-from srl_swe.pages.texts import page_environment
+from srl_swe.pages.texts import page_environment, page_or_none
 
 _HEIGHT = 0.75
 _ROW_HEIGHT = 0.24
@@ -24,12 +23,7 @@ _ROW_HEIGHT = 0.24
 
 def write_samples_page(output: Path, *, console: Console | None = None) -> Path | None:
     """Write the page after an evaluation; None, and a line that says why, where the packages are not installed."""
-    try:
-        return make_samples_page(output)
-    except MissingExtraError as error:
-        if console is not None:
-            console.print(f"no page was written: {error}", markup=False, highlight=False)
-        return None
+    return page_or_none(lambda: make_samples_page(output), console)
 
 
 def make_samples_page(output: Path) -> Path:

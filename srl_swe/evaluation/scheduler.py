@@ -16,7 +16,7 @@ from srl_swe.errors import ConfigError, ContainerError, EngineUnavailableError, 
 from srl_swe.evaluation.cheats import find_cheats
 from srl_swe.evaluation.dispatch import Dispatch, Job
 from srl_swe.evaluation.fleet import Fleet
-from srl_swe.evaluation.places import EnginePlace, Judge, Place
+from srl_swe.evaluation.places import EnginePlace, Place
 from srl_swe.evaluation.predictions import check_known
 from srl_swe.evaluation.progress import RunningTable
 from srl_swe.evaluation.record import EvaluationRecord, outcomes, write_record
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
 
 RESULTS_FOLDER = "results"
+IMAGE_LIMIT_S = 3600.0
+"""Of the pull or build of one image, where nothing else is waited for."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class EvaluationConfig:
     """Folder of results/, report.json and summary.json; given again, the evaluation goes on where it stopped."""
     max_parallel: int = 2
     """Instances graded at once, at each engine."""
-    image_limit_s: float = 3600.0
+    image_limit_s: float = IMAGE_LIMIT_S
     """Longest that one instance's image may take to be built or pulled."""
     grace_s: float = 300.0
     """Added to twice an instance's own test limit: starting, patching, copying logs."""
@@ -88,55 +90,6 @@ def evaluate(
     """
     with Fleet([EnginePlace(engine.name, engine)]) as fleet:
         return evaluate_on(fleet, instances, predictions, config, invalid_episodes=invalid_episodes, console=console)
-
-
-def evaluate_with(
-    instances: Sequence[Instance],
-    predictions: Sequence[Prediction],
-    config: EvaluationConfig,
-    *,
-    judge: Judge,
-    check_alive: Callable[[], object],
-    stop_running: Callable[[], object],
-    invalid_episodes: Mapping[str, str] | None = None,
-    console: Console | None = None,
-) -> Summary:
-    """Do what `evaluate` does with any judge.
-
-    `check_alive` raises ContainerError when nothing can be graded any more; `stop_running` makes running
-    judges fail soon and leaves no container behind.
-    """
-    with Fleet([_JudgePlace(judge, check_alive, stop_running)]) as fleet:
-        return evaluate_on(fleet, instances, predictions, config, invalid_episodes=invalid_episodes, console=console)
-
-
-class _JudgePlace:
-    """A place of any judge; of images it knows nothing."""
-
-    name = "judge"
-
-    def __init__(self, judge: Judge, check_alive: Callable[[], object], stop_running: Callable[[], object]) -> None:
-        self.judge = judge
-        self._check_alive = check_alive
-        self._stop_running = stop_running
-
-    def ordered(self, instances: Sequence[Instance]) -> Sequence[Instance]:
-        return instances
-
-    def admit(self, instance: Instance) -> bool:
-        return True
-
-    def find_images(self, names: Sequence[str]) -> Mapping[str, str]:
-        return {}
-
-    def check_alive(self) -> None:
-        self._check_alive()
-
-    def stop_running(self) -> None:
-        self._stop_running()
-
-    def close(self) -> None:
-        pass
 
 
 def evaluate_on(

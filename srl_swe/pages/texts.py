@@ -6,6 +6,8 @@ text around are shown as what they are. Drawings are left to `drawing`.
 
 import importlib.resources
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srl_swe.errors import MissingExtraError
@@ -14,6 +16,7 @@ from srl_swe.prompts import cut_middle
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from rich.console import Console
 
 MAX_SHOWN_CHARS = 12_000
 """Longer texts lose their middle on the page."""
@@ -29,6 +32,16 @@ def check_installed() -> None:
         import jinja2  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("pages need jinja2: pip install 'srl-swe[data]'") from error
+
+
+def page_or_none(make: Callable[[], Path], console: "Console | None") -> Path | None:
+    """Make a page after other work; None, and a line that says why, where the packages are not installed."""
+    try:
+        return make()
+    except MissingExtraError as error:
+        if console is not None:
+            console.print(f"no page was written: {error}", markup=False, highlight=False)
+        return None
 
 
 def page_environment(package: str) -> "Environment":

@@ -19,6 +19,11 @@ def unfold(out: Tensor, num_heads: int) -> Tensor:
     return out.reshape(1, num_heads, -1, out.shape[-1])
 
 
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where a query sees a key and else minus infinity, of the shape of `seen`."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
 def attend(
     query: Tensor,
     key: Tensor,

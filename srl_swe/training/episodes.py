@@ -10,10 +10,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 from tenacity import (
     Retrying,
     retry_if_exception_type,
@@ -28,6 +26,7 @@ from srl_swe.pool import WorkPool, WorkTimeoutError
 from srl_swe.training.batches import longest_prompt
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Acting, Domain
+from srl_swe.training.episode_in_play import Choice, Environment, EpisodeInPlay, begin
 from srl_swe.training.episode_outcomes import (
     EpisodeEnding,
     EpisodeJob,
@@ -40,14 +39,13 @@ from srl_swe.training.episode_outcomes import (
 from srl_swe.training.faults import memory_explained
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, Sampler, mix_seed
-from srl_swe.types import HistoryPair, Rollout, StepExample
+from srl_swe.types import HistoryPair
 
 _STOP_LIMIT_S = 10.0
 _TICK_S = 0.5
 
 logger = logging.getLogger(__name__)
 
-Environment = gym.Env[str, str]
 Answered = tuple[str, float, bool, bool, dict[str, Any]]
 """What an environment's `step` returns."""
 
@@ -98,85 +96,6 @@ def play_to_forks(
     return [outcome for outcome in rounds.play(jobs) if isinstance(outcome, Lead)]
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Episode:
-    """An episode in progress. It belongs to the main thread, its environment to one thread at a time."""
-
-    place: int
-    job: EpisodeJob
-    attempt: int = 1
-    num_lost_tokens: int = 0
-    environment: Environment | None = None
-    started: float = 0.0
-    history: list[HistoryPair] = field(default_factory=list)
-    rollouts: list[Rollout] = field(default_factory=list)
-    num_steps: int = 0
-    num_malformed_in_a_row: int = 0
-    chosen: "_Choice | None" = None
-    """The answer whose action is being taken."""
-    ending: EpisodeEnding | None = None
-
-    @property
-    def num_answers(self) -> int:
-        """Return the answers of the whole episode."""
-        return len(self.rollouts) + (self.job.fork.num_answers if self.job.fork else 0)
-
-    @property
-    def num_all_tokens(self) -> int:
-        """Return the completion tokens of the whole episode."""
-        return self.num_completion_tokens + (self.job.fork.num_tokens if self.job.fork else 0)
-
-    @property
-    def num_completion_tokens(self) -> int:
-        sampled = [len(rollout.completion_ids) for rollout in self.rollouts]
-        return sum(sampled) + (len(self.chosen.sample.ids) if self.chosen else 0)
-
-    @property
-    def context(self) -> StepExample:
-        """The context of the next answer, in the shape that renderers read."""
-        start = self.job.start
-        return StepExample(
-            example_id=start.example_id,
-            instance_id=start.instance_id,
-            trajectory_id=start.trajectory_id,
-            step_index=len(self.history),
-            problem_statement=start.problem_statement,
-            history=tuple(self.history),
-            expert_thought="",
-            expert_action="",
-        )
-
-    def add_answer(self, choice: "_Choice", *, reward: float, well_formed: bool) -> None:
-        """Keep an answer as it was sampled: the ids that were fed and the ids that came, never their text again."""
-        self.chosen = None
-        self.rollouts.append(
-            Rollout(
-                prompt_ids=tuple(choice.prompt),
-                completion_ids=choice.sample.ids,
-                sampling_logprobs=choice.sample.logprobs,
-                text=choice.sample.text,
-                reward=reward,
-                reward_parts={"well_formed": float(well_formed)},
-                stop_reason=choice.sample.stop_reason,
-            )
-        )
-
-
-def _begin(place: int, job: EpisodeJob) -> _Episode:
-    if job.fork is None:
-        return _Episode(place=place, job=job)
-    return _Episode(place=place, job=job, history=list(job.fork.history), num_steps=job.fork.num_steps)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Choice:
-    """An answer whose action is not taken yet."""
-
-    prompt: Sequence[int]
-    sample: SampledCompletion
-    action: str
-
-
 class _Rounds:
     """One call of `play_episodes`."""
 
@@ -205,13 +124,13 @@ class _Rounds:
         self._pool = WorkPool(self._limits.max_parallel)
         self._judges = WorkPool(self._limits.max_parallel)
         self._judging = self._judges.in_background(self._judge, limit_s=lambda _: self._limits.judge_limit_s)
-        self._waiting: deque[_Episode] = deque()
-        self._active: list[_Episode] = []
-        self._open_ones: list[_Episode] = []
+        self._waiting: deque[EpisodeInPlay] = deque()
+        self._active: list[EpisodeInPlay] = []
+        self._open_ones: list[EpisodeInPlay] = []
         self._outcomes: dict[int, EpisodeOutcome | Lead] = {}
 
     def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome | Lead]:
-        self._waiting.extend(_begin(place, job) for place, job in enumerate(jobs))
+        self._waiting.extend(begin(place, job) for place, job in enumerate(jobs))
         try:
             while self._waiting or self._active or self._judging.num_pending:
                 self._take_judged()
@@ -234,7 +153,7 @@ class _Rounds:
             self._judges.join(_STOP_LIMIT_S)
         return [self._outcomes[place] for place in range(len(jobs))]
 
-    def _open(self, episodes: Sequence[_Episode]) -> None:
+    def _open(self, episodes: Sequence[EpisodeInPlay]) -> None:
         limit_s = self._limits.start_limit_s
         for episode, outcome in self._pool.run(episodes, self._start, limit_s=lambda _: limit_s):
             if isinstance(outcome, Exception):
@@ -244,7 +163,7 @@ class _Rounds:
                 episode.started = time.monotonic()
                 self._open_ones.append(episode)
 
-    def _start(self, episode: _Episode) -> Environment:
+    def _start(self, episode: EpisodeInPlay) -> Environment:
         retrying = Retrying(
             retry=retry_if_exception_type(ContainerError) & retry_if_not_exception_type(ImageError),
             stop=stop_after_attempt(self._limits.infrastructure_attempts + 1 - episode.attempt),
@@ -261,9 +180,9 @@ class _Rounds:
             raise ContainerError(f"{episode.job.start.instance_id}: the start came after its limit")
         return environment
 
-    def _decide(self) -> list[_Episode]:
+    def _decide(self) -> list[EpisodeInPlay]:
         """Sample an answer for each acting episode; return those that have chosen an action to be taken now."""
-        asked: list[tuple[_Episode, list[int]]] = []
+        asked: list[tuple[EpisodeInPlay, list[int]]] = []
         for episode in list(self._active):
             ending = self._limit_reached(episode)
             prompt = None if ending else self._prompt_for(episode)
@@ -276,23 +195,23 @@ class _Rounds:
             try:
                 action = self._domain.parse(sample.text).action
             except MalformedCompletionError as error:
-                episode.add_answer(_Choice(prompt=prompt, sample=sample, action=""), reward=0.0, well_formed=False)
+                episode.add_answer(Choice(prompt=prompt, sample=sample, action=""), reward=0.0, well_formed=False)
                 episode.history.append(self._acting.answer_malformed(str(error), sample.stop_reason == "length"))
                 episode.num_malformed_in_a_row += 1
                 continue
             episode.num_malformed_in_a_row = 0
-            episode.chosen = _Choice(prompt=prompt, sample=sample, action=action)
+            episode.chosen = Choice(prompt=prompt, sample=sample, action=action)
             if action.strip() == self._acting.last_action:
                 self._end(episode, "submitted")
             else:
                 acting.append(episode)
         return acting
 
-    def _prompt_for(self, episode: _Episode) -> list[int] | None:
+    def _prompt_for(self, episode: EpisodeInPlay) -> list[int] | None:
         prompt = self._policy.encode_prompt(self._domain.render(episode.context))
         return prompt if len(prompt) <= self._max_prompt_tokens else None
 
-    def _sample(self, asked: Sequence[tuple[_Episode, list[int]]]) -> list[SampledCompletion]:
+    def _sample(self, asked: Sequence[tuple[EpisodeInPlay, list[int]]]) -> list[SampledCompletion]:
         if not asked:
             return []
         prompts = [prompt for _, prompt in asked]
@@ -311,7 +230,7 @@ class _Rounds:
             )
         return [group[0] for group in groups]
 
-    def _limit_reached(self, episode: _Episode) -> EpisodeEnding | None:
+    def _limit_reached(self, episode: EpisodeInPlay) -> EpisodeEnding | None:
         limits = self._limits
         if episode.num_malformed_in_a_row >= limits.max_malformed:
             return "malformed"
@@ -323,7 +242,7 @@ class _Rounds:
             return "time_limit"
         return None
 
-    def _take_actions(self, episodes: Sequence[_Episode]) -> None:
+    def _take_actions(self, episodes: Sequence[EpisodeInPlay]) -> None:
         # Ten times the command's limit leaves room for the environment's own recovery after it.
         limit_s = 10 * self._limits.command_timeout_s + 120
         for episode, outcome in self._pool.run(episodes, self._step, limit_s=lambda _: limit_s):
@@ -340,7 +259,7 @@ class _Rounds:
                 episode.ending = "submitted" if terminated else "time_limit"
                 self._finish(episode, info, added_reward=0.0)
 
-    def _fork(self, episodes: Sequence[_Episode]) -> None:
+    def _fork(self, episodes: Sequence[EpisodeInPlay]) -> None:
         """Keep the states of episodes, which end here."""
         limit_s = self._limits.start_limit_s
         for episode, outcome in self._pool.run(episodes, self._snapshot, limit_s=lambda _: limit_s):
@@ -356,13 +275,13 @@ class _Rounds:
             )
             self._end_lead(episode, fork)
 
-    def _end_lead(self, episode: _Episode, fork: ForkPoint | None) -> None:
+    def _end_lead(self, episode: EpisodeInPlay, fork: ForkPoint | None) -> None:
         self._leave(episode)
         self._outcomes[episode.place] = Lead(
             fork=fork, num_tokens=episode.num_completion_tokens, num_lost_tokens=episode.num_lost_tokens
         )
 
-    def _snapshot(self, episode: _Episode) -> Closing:
+    def _snapshot(self, episode: EpisodeInPlay) -> Closing:
         assert episode.environment is not None
         snapshot = self._acting.snapshot(episode.environment)
         if episode not in self._active:
@@ -370,13 +289,13 @@ class _Rounds:
             raise ContainerError(f"{episode.job.start.instance_id}: the snapshot came after its limit")
         return snapshot
 
-    def _step(self, episode: _Episode) -> Answered:
+    def _step(self, episode: EpisodeInPlay) -> Answered:
         assert episode.environment is not None
         assert episode.chosen is not None
         observation, reward, terminated, truncated, info = episode.environment.step(episode.chosen.action)
         return observation, float(reward), terminated, truncated, info
 
-    def _end(self, episode: _Episode, ending: EpisodeEnding) -> None:
+    def _end(self, episode: EpisodeInPlay, ending: EpisodeEnding) -> None:
         """Let an episode leave the rounds, and have it judged beside them; but a lead, which is compared with none."""
         if self._fork_after:
             self._end_lead(episode, None)
@@ -385,7 +304,7 @@ class _Rounds:
         self._active.remove(episode)
         self._judging.add(episode)
 
-    def _judge(self, episode: _Episode) -> Answered:
+    def _judge(self, episode: EpisodeInPlay) -> Answered:
         assert episode.environment is not None
         if episode.chosen is None:
             return self._acting.judge(episode.environment)
@@ -409,7 +328,7 @@ class _Rounds:
             if not wait:
                 return
 
-    def _finish(self, episode: _Episode, info: dict[str, Any], *, added_reward: float) -> None:
+    def _finish(self, episode: EpisodeInPlay, info: dict[str, Any], *, added_reward: float) -> None:
         """Close an episode; `added_reward` is what came without an answer of the policy."""
         assert episode.ending is not None
         if self._fork_after:
@@ -427,7 +346,7 @@ class _Rounds:
         )
         self._on_episode_done()
 
-    def _fail(self, episode: _Episode, error: Exception, *, retry: bool) -> None:
+    def _fail(self, episode: EpisodeInPlay, error: Exception, *, retry: bool) -> None:
         """Begin an episode again from nothing, or give it up as invalid.
 
         Raises:
@@ -449,7 +368,7 @@ class _Rounds:
         logger.warning("an episode on %s failed, attempt %d: %s", instance_id, episode.attempt, reason, exc_info=trace)
         lost = episode.num_lost_tokens + episode.num_completion_tokens
         if retry and infrastructure and episode.attempt < self._limits.infrastructure_attempts:
-            again = _begin(episode.place, episode.job)
+            again = begin(episode.place, episode.job)
             again.attempt, again.num_lost_tokens = episode.attempt + 1, lost
             self._waiting.append(again)
             return
@@ -459,7 +378,7 @@ class _Rounds:
         self._outcomes[episode.place] = InvalidEpisode(reason=f"{instance_id}: {reason}", num_lost_tokens=lost)
         self._on_episode_done()
 
-    def _leave(self, episode: _Episode) -> None:
+    def _leave(self, episode: EpisodeInPlay) -> None:
         self._active = [other for other in self._active if other is not episode]
         self._open_ones = [other for other in self._open_ones if other is not episode]
         if episode.environment is None:

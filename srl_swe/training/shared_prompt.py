@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from srl_swe.training.attend import attend, fold, unfold
+from srl_swe.training.attend import additive, attend, fold, unfold
 from srl_swe.training.layer_masks import LayerMask, layer_mask
 
 ATTENTION_NAME = "srl_swe_shared_prompt"
@@ -117,7 +117,7 @@ class Slot:
             seen = places <= places[:, None]
             if kind is not None:
                 seen &= kind.allows(places[:, None], places)
-            return torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
+            return additive(seen, query.dtype)
         assert self.positions is not None
         bias = self.mask[self.live, :end]
         if kind is not None:

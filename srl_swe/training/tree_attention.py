@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from srl_swe.errors import ModelError
-from srl_swe.training.attend import attend, fold, unfold
+from srl_swe.training.attend import additive, attend, fold, unfold
 from srl_swe.training.layer_masks import LayerMask, layer_mask
 from srl_swe.training.prefix_tree import AttentionBlock, Pack
 
@@ -143,8 +143,7 @@ def _rows(
     outs = []
     for row, queries in enumerate(query):
         seen = visible[min(row, len(visible) - 1), 0]
-        bias = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill_(~seen, -torch.inf)
-        bias = bias.repeat(query.shape[1] // key.shape[1], 1)
+        bias = additive(seen, query.dtype).repeat(query.shape[1] // key.shape[1], 1)
         folded = fold(queries[None], key.shape[1])
         out = attend(folded, key[row, None], value[row, None], bias, scaling=scaling, softcap=softcap, sinks=sinks)
         outs.append(unfold(out, query.shape[1]))

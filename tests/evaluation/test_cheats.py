@@ -10,9 +10,10 @@ from rich.console import Console
 
 from srl_swe.evaluation.cheats import CheatReport, cheat_lines, find_cheats
 from srl_swe.evaluation.episodes import Episode, write_episode
-from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_with
+from srl_swe.evaluation.scheduler import EvaluationConfig
 from srl_swe.prompts import PromptLimits, render
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Prediction, Step, Verdict
+from tests.evaluation.judged import evaluate_with
 
 GOLD = "diff --git a/setup.cfg b/setup.cfg\n--- a/setup.cfg\n+++ b/setup.cfg\n@@ -1 +1 @@\n-a\n+b\n"
 NAMES = ("a__honest-1", "a__looks-1", "a__forged-1", "a__reaches-1", "a__steers-1", "a__damaged-1", "a__silent-1")

@@ -14,7 +14,7 @@ from rich.console import Console
 from srl_swe.environments.docker_engine import DockerEngine
 from srl_swe.environments.engine import Engine
 from srl_swe.errors import ConfigError, EngineUnavailableError
-from srl_swe.evaluation import engine_list
+from srl_swe.evaluation import places
 from srl_swe.evaluation.controls import gold_predictions
 from srl_swe.evaluation.engine_list import EngineList
 from srl_swe.evaluation.fleet import Fleet
@@ -49,7 +49,7 @@ def test_an_engine_that_does_not_answer_is_told_and_not_asked_again_at_once(
     caplog.clear()
     assert engines.open_places() == []
     assert caplog.text == ""
-    monkeypatch.setattr(engine_list, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(places, "_AGAIN_S", 0.0)
     assert engines.open_places() == []
     assert "does not take part" in caplog.text
 
@@ -73,7 +73,7 @@ def test_an_engine_that_comes_back_is_found(tiny_engine: Engine, monkeypatch: py
     assert engines.open_places() == []
     relay = Relay(str(SOCKET), port=port)
     try:
-        monkeypatch.setattr(engine_list, "_AGAIN_S", 0.0)
+        monkeypatch.setattr(places, "_AGAIN_S", 0.0)
         assert engines.open_places([address]) == []
         (place,) = engines.open_places()
         assert place.find_images([TINY_IMAGE, "no/such:1"]).keys() == {TINY_IMAGE}

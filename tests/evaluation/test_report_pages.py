@@ -15,11 +15,13 @@ from srl_swe.cli.eval import run as run_eval
 from srl_swe.errors import ContainerError, DataError, MissingExtraError
 from srl_swe.evaluation.episodes import Episode, write_episode
 from srl_swe.evaluation.figures import STAGES, make_figures, read_episode, stage_of
+from srl_swe.evaluation.places import Judge
 from srl_swe.evaluation.record import InstanceOutcome, read_record
 from srl_swe.evaluation.report_pages import make_pages, page_name, write_pages
-from srl_swe.evaluation.scheduler import EvaluationConfig, Judge, evaluate_with
+from srl_swe.evaluation.scheduler import EvaluationConfig
 from srl_swe.prompts import answer_malformed
 from srl_swe.types import Instance, Prediction, Step, Verdict, VerdictStatus
+from tests.evaluation.judged import evaluate_with
 from tests.evaluation.test_report import make_instance
 from tests.strict_page import HOSTILE, checked, text_of
 

@@ -11,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from srl_swe.errors import ConfigError, ContainerError, DataError, EngineUnavailableError, MissingExtraError
+from srl_swe.evaluation.places import Judge
 from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.report import Summary
 from srl_swe.evaluation.results import harness_version
-from srl_swe.evaluation.scheduler import EvaluationConfig, Judge, evaluate_with
+from srl_swe.evaluation.scheduler import EvaluationConfig
 from srl_swe.files import sole_writer
 from srl_swe.types import Instance, InstanceEnvironment, InstanceTests, Prediction, Verdict
+from tests.evaluation.judged import evaluate_with
 
 INSTANCES = tuple(
     Instance(

@@ -17,10 +17,11 @@ from srl_swe.evaluation.gold_failures import find_gold_failures
 from srl_swe.evaluation.record import InstanceOutcome, read_record
 from srl_swe.evaluation.report import Summary
 from srl_swe.evaluation.report_pages import make_pages
-from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate, evaluate_with
+from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.evaluation.stability import MAX_TESTS, how_often, stability
 from srl_swe.types import Instance, Prediction, Verdict
 from tests.evaluation.conftest import TINY
+from tests.evaluation.judged import evaluate_with
 from tests.evaluation.test_report import make_instance
 from tests.strict_page import text_of
 

@@ -15,10 +15,11 @@ from srl_swe.cli.eval import run as run_eval
 from srl_swe.errors import ConfigError, ContainerError, DataError
 from srl_swe.evaluation.predictions import append_prediction
 from srl_swe.evaluation.record import read_record, write_record
-from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_with
+from srl_swe.evaluation.scheduler import EvaluationConfig
 from srl_swe.evaluation.submission import BOARDS, CHECKLIST, TO_FILL_IN, About, Board, write_kit
 from srl_swe.evaluation.submission_checks import check_kit, reminders
 from srl_swe.types import Instance, Prediction, Verdict
+from tests.evaluation.judged import evaluate_with
 from tests.evaluation.test_report import make_instance
 
 yaml = pytest.importorskip("yaml")

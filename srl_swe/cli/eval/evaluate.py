@@ -29,7 +29,7 @@ from srl_swe.evaluation.report import Summary, summary_table
 from srl_swe.evaluation.report_pages import write_pages
 from srl_swe.evaluation.samples import sample_folders, sample_lines
 from srl_swe.evaluation.samples_page import write_samples_page
-from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_on
+from srl_swe.evaluation.scheduler import IMAGE_LIMIT_S, EvaluationConfig, evaluate_on
 from srl_swe.evaluation.splits import load_split
 from srl_swe.types import Instance, Prediction
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from srl_swe.environments.image_supply import ImageSupply
 
 
-_IMAGE_LIMIT_S = 3600.0
 _IMAGE_WAIT_LIMIT_S = 8 * 3600.0
 """Where images come within a budget or a few at a time, an instance also waits for those of others."""
 
@@ -257,7 +256,7 @@ def _grading_config(config: EvalConfig, folder: Path) -> EvaluationConfig:
     return EvaluationConfig(
         output=folder,
         max_parallel=config.agent.max_parallel,
-        image_limit_s=_IMAGE_WAIT_LIMIT_S if config.images.wanted else _IMAGE_LIMIT_S,
+        image_limit_s=_IMAGE_WAIT_LIMIT_S if config.images.wanted else IMAGE_LIMIT_S,
         retry_invalid=config.retry_invalid,
         regrade=config.regrade,
         confirm=config.confirm,
