@@ -90,7 +90,6 @@ def open_session(
     Raises:
         ContainerError: the image or the container could not be made ready.
     """
-    # A busy engine may lose the output of a command, and with it the container.
     retrying = Retrying(
         stop=stop_after_attempt(2),
         retry=retry_if_exception_type(ContainerError)

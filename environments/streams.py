@@ -5,6 +5,7 @@ Left out: what the bytes mean (`container.py`, `shell.py`).
 
 import contextlib
 import socket
+import ssl
 import struct
 from typing import Any
 
@@ -25,6 +26,7 @@ class AttachedStream:
     def __init__(self, attached: Any) -> None:
         self._attached = attached  # owns the HTTP response: the connection lives as long as it does
         self._socket: socket.socket = getattr(attached, "_sock", attached)
+        self._early = self._read_with_the_answer()
         self._header = b""
         self._stream = STDOUT
         self._left = 0
@@ -39,6 +41,9 @@ class AttachedStream:
 
         An empty list means that nothing came within `timeout_s`.
         """
+        if self._early:
+            early, self._early = self._early, b""
+            return self._payloads(early)
         self._socket.settimeout(max(timeout_s, 0.001))
         try:
             data = self._socket.recv(_RECEIVE_BYTES)
@@ -54,6 +59,20 @@ class AttachedStream:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         getattr(self._attached, "_response", self._attached).close()
+
+    def _read_with_the_answer(self) -> bytes:
+        """Return the bytes of the stream that came in one piece with the HTTP answer before it.
+
+        The HTTP client keeps them in its buffer, where the socket knows nothing of them.
+        """
+        response = getattr(self._attached, "_response", None)
+        if response is None:
+            return b""
+        self._socket.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            early: bytes = response.raw._fp.fp.read1(_RECEIVE_BYTES)
+            return early
+        return b""
 
     def _payloads(self, data: bytes) -> list[tuple[int, bytes]]:
         payloads = []

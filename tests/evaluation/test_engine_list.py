@@ -19,8 +19,8 @@ from srl_swe.evaluation.controls import gold_predictions
 from srl_swe.evaluation.engine_list import EngineList
 from srl_swe.evaluation.fleet import Fleet
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate_on
+from tests.environments.relays import Relay
 from tests.evaluation.conftest import TINY_IMAGE, own_containers, slow, tiny_instances
-from tests.evaluation.relays import Relay
 
 SOCKET = Path("/var/run/docker.sock")
 
@@ -62,6 +62,8 @@ def relays(tiny_engine: Engine) -> Iterator[tuple[Relay, Relay]]:
     yield pair
     for relay in pair:
         relay.cut()
+    for container in own_containers(tiny_engine):
+        tiny_engine.remove(container)  # both ways to them are gone; a later start of the program would remove them
 
 
 @pytest.mark.docker
@@ -120,5 +122,3 @@ def test_an_engine_dies_and_another_one_goes_on(
                 console=Console(file=output, width=300),
             )
         assert json.loads((tmp_path / "summary.json").read_text())["num_pending"] > 0
-    for container in own_containers(tiny_engine):
-        tiny_engine.remove(container)  # both ways to them are gone; a later start of the program would remove them

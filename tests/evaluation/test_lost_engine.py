@@ -15,8 +15,8 @@ from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.controls import gold_predictions
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate
 from srl_swe.prompts import write
+from tests.environments.relays import Relay
 from tests.evaluation.conftest import own_containers, slow, tiny_instances
-from tests.evaluation.relays import Relay
 from tests.evaluation.scripted import FIX, MAX_CONTEXT, SUBMIT, ScriptedSampler, encode, told_apart
 
 pytestmark = pytest.mark.docker
