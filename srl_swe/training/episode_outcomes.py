@@ -25,13 +25,22 @@ class ForkPoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lead:
-    """An episode that was played to fork others off."""
+    """What an episode came to that was played to fork others off."""
 
-    fork: ForkPoint | None
-    """None = it ended before, or infrastructure ended it."""
+    forked: bool
+    """False = it ended before, or infrastructure ended it."""
     num_tokens: int
     num_lost_tokens: int
     """Completion tokens of attempts that infrastructure ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlayedLead:
+    """A lead, and where it was left."""
+
+    lead: Lead
+    fork: ForkPoint | None
+    """None = it has not forked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,6 +35,7 @@ from srl_swe.training.episode_outcomes import (
     InvalidEpisode,
     Lead,
     PlayedEpisode,
+    PlayedLead,
 )
 from srl_swe.training.faults import memory_explained
 from srl_swe.training.policy import Policy
@@ -70,7 +71,7 @@ def play_episodes(
         SamplerError: the sampling engine failed.
     """
     rounds = _Rounds(policy, sampler, domain, acting, config, temperature, on_episode_done)
-    return [outcome for outcome in rounds.play(jobs) if not isinstance(outcome, Lead)]
+    return [outcome for outcome in rounds.play(jobs) if not isinstance(outcome, PlayedLead)]
 
 
 def play_to_forks(
@@ -82,7 +83,7 @@ def play_to_forks(
     acting: Acting,
     config: TrainConfig,
     temperature: float,
-) -> list[Lead]:
+) -> list[PlayedLead]:
     """Play each episode until it has taken `fork_after_steps` actions; one that ends earlier is not judged.
 
     No environment stays open. The caller closes the snapshots.
@@ -93,7 +94,7 @@ def play_to_forks(
     """
     after = config.episodes.fork_after_steps
     rounds = _Rounds(policy, sampler, domain, acting, config, temperature, lambda: None, fork_after=after)
-    return [outcome for outcome in rounds.play(jobs) if isinstance(outcome, Lead)]
+    return [outcome for outcome in rounds.play(jobs) if isinstance(outcome, PlayedLead)]
 
 
 class _Rounds:
@@ -127,9 +128,9 @@ class _Rounds:
         self._waiting: deque[EpisodeInPlay] = deque()
         self._active: list[EpisodeInPlay] = []
         self._open_ones: list[EpisodeInPlay] = []
-        self._outcomes: dict[int, EpisodeOutcome | Lead] = {}
+        self._outcomes: dict[int, EpisodeOutcome | PlayedLead] = {}
 
-    def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome | Lead]:
+    def play(self, jobs: Sequence[EpisodeJob]) -> list[EpisodeOutcome | PlayedLead]:
         self._waiting.extend(begin(place, job) for place, job in enumerate(jobs))
         try:
             while self._waiting or self._active or self._judging.num_pending:
@@ -142,7 +143,7 @@ class _Rounds:
                     self._fork([episode for episode in self._active if episode.num_steps >= self._fork_after])
         except BaseException:
             for outcome in self._outcomes.values():
-                if isinstance(outcome, Lead) and outcome.fork:
+                if isinstance(outcome, PlayedLead) and outcome.fork:
                     outcome.fork.snapshot.close()
             raise
         finally:
@@ -277,9 +278,12 @@ class _Rounds:
 
     def _end_lead(self, episode: EpisodeInPlay, fork: ForkPoint | None) -> None:
         self._leave(episode)
-        self._outcomes[episode.place] = Lead(
-            fork=fork, num_tokens=episode.num_completion_tokens, num_lost_tokens=episode.num_lost_tokens
+        lead = Lead(
+            forked=fork is not None,
+            num_tokens=episode.num_completion_tokens,
+            num_lost_tokens=episode.num_lost_tokens,
         )
+        self._outcomes[episode.place] = PlayedLead(lead=lead, fork=fork)
 
     def _snapshot(self, episode: EpisodeInPlay) -> Closing:
         assert episode.environment is not None
@@ -373,7 +377,8 @@ class _Rounds:
             self._waiting.append(again)
             return
         if self._fork_after:
-            self._outcomes[episode.place] = Lead(fork=None, num_tokens=0, num_lost_tokens=lost)
+            lead = Lead(forked=False, num_tokens=0, num_lost_tokens=lost)
+            self._outcomes[episode.place] = PlayedLead(lead=lead, fork=None)
             return
         self._outcomes[episode.place] = InvalidEpisode(reason=f"{instance_id}: {reason}", num_lost_tokens=lost)
         self._on_episode_done()

@@ -24,11 +24,11 @@ from srl_swe.training.episode_outcomes import (
     Lead,
     PlayedEpisode,
 )
-from srl_swe.training.episodes import play_episodes
 from srl_swe.training.filling import Filled, fill_iteration
 from srl_swe.training.forks import play_groups
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row
+from srl_swe.training.processes import Processes
 from srl_swe.training.refill import FIRST_STATE, RefillState
 from srl_swe.training.samplers import Sampler, mix_seed
 from srl_swe.training.validation import VALIDATION_STREAM
@@ -79,13 +79,15 @@ def collect_episodes(
     domain: Domain,
     acting: Acting,
     config: TrainConfig,
+    processes: Processes,
     on_sampling: Callable[[int], None],
     on_episode_done: Callable[[], None],
     refill: RefillState = FIRST_STATE,
 ) -> Batch:
     """Play groups of episodes until `prompts_per_iteration` carry signal, or the refills are used up.
 
-    `on_sampling` is told how many episodes a round has, `on_episode_done` when one of them has ended.
+    Each process has its own `sampler` and plays its share. `on_sampling` is told how many episodes a round has,
+    `on_episode_done` when one of them has ended.
 
     Raises:
         ContainerError: infrastructure left no episode of the iteration with a reward.
@@ -105,6 +107,7 @@ def collect_episodes(
         groups = play_groups(
             [some[:size] for some in jobs],
             leads=[some[size] for some in jobs] if config.episodes.fork_after_steps else [],
+            processes=processes,
             policy=policy,
             sampler=sampler,
             domain=domain,
@@ -145,6 +148,7 @@ def validate_episodes(
     domain: Domain,
     acting: Acting,
     config: TrainConfig,
+    processes: Processes,
     on_episode_done: Callable[[], None],
 ) -> dict[str, float]:
     """Play one episode on each instance and return resolve rate (invalid ones count as asked for) and mean reward.
@@ -153,8 +157,11 @@ def validate_episodes(
         ContainerError: infrastructure left no episode with a reward.
     """
     seed = mix_seed(config.seed, VALIDATION_STREAM)
-    outcomes = play_episodes(
-        [EpisodeJob(start=example, seed=mix_seed(seed, place)) for place, example in enumerate(examples)],
+    jobs = [EpisodeJob(start=example, seed=mix_seed(seed, place)) for place, example in enumerate(examples)]
+    [played] = play_groups(
+        [jobs],
+        leads=[],
+        processes=processes,
         policy=policy,
         sampler=sampler,
         domain=domain,
@@ -163,7 +170,7 @@ def validate_episodes(
         temperature=config.validation_temperature,
         on_episode_done=on_episode_done,
     )
-    group = _group("validation", outcomes)
+    group = _group("validation", played.outcomes)
     _require_some([group.invalid], [group.episodes])
     metrics = _episode_metrics([group])
     return {
@@ -290,6 +297,6 @@ def _account(filled: Filled[EpisodeGroup], signals: Sequence[Signal], config: Tr
     tokens["invalid"] = sum(group.num_lost_tokens for group in filled.sampled)
     tokens["lead"] = sum(group.num_lead_tokens for group in filled.sampled)
     metrics = {f"episodes/{name}": count for name, count in counts.items()}
-    metrics["groups/forked"] = sum(bool(group.lead and group.lead.fork) for group in filled.sampled)
+    metrics["groups/forked"] = sum(bool(group.lead and group.lead.forked) for group in filled.sampled)
     metrics |= {f"episode_tokens/{name}": float(count) for name, count in tokens.items()}
     return metrics | {"episodes/sampled": sum(counts.values()), "episode_tokens/sampled": float(sum(tokens.values()))}

@@ -92,7 +92,7 @@ def candidates(start: PlannedOptions, given: Given, devices: Devices) -> Iterato
     """Yield ways to run, the preferred ones first.
 
     All weights before adapters; whole copies before shards; plain AdamW before states of 8 bits, which are not tried on
-    shards. vLLM, which serves one process, is tried on one GPU. Large packs and caches come before small ones.
+    shards. vLLM, an engine in each process, is tried on GPUs. Large packs and caches come before small ones.
     """
     for rank in _choices(given.lora_rank, (None, LORA_RANK)):
         for launch in _launches(devices):
@@ -133,7 +133,7 @@ def _launches(devices: Devices) -> tuple[Launch, ...]:
 
 
 def _samplers(devices: Devices) -> tuple[str, ...]:
-    return ("vllm", "transformers") if devices.device.is_gpu and devices.count == 1 else ("transformers",)
+    return ("vllm", "transformers") if devices.device.is_gpu else ("transformers",)
 
 
 def launch_line(plan: Plan, devices: Devices, words: str) -> str:

@@ -167,16 +167,14 @@ def _sampling(shape: ModelShape, options: PlannedOptions, workload: Workload, de
     if options.sampler == "vllm":
         untied = shape.num_parameters + (shape.embedding_parameters if shape.tied else 0)
         return [
-            MemoryTerm(name="vLLM's weights", num_bytes=itemsize * untied, phases=PHASES[1:]),
+            MemoryTerm(name="vLLM's weights", num_bytes=itemsize * untied, phases=PHASES),
             MemoryTerm(
                 name="vLLM's cache",
                 num_bytes=options.cached_tokens * per_token,
-                phases=PHASES[1:],
+                phases=PHASES,
                 detail=f"{options.cached_tokens:,} tokens x {per_token:,} bytes",
             ),
-            MemoryTerm(
-                name="vLLM's own", num_bytes=ENGINE_BYTES if devices.device.is_gpu else 2**30, phases=PHASES[1:]
-            ),
+            MemoryTerm(name="vLLM's own", num_bytes=ENGINE_BYTES if devices.device.is_gpu else 2**30, phases=PHASES),
         ]
     if options.sampler != "transformers":
         return []

@@ -14,11 +14,13 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
+from srl_swe.errors import SamplerError
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, Sampler, prompt_seeds
 from srl_swe.training.weights import whole
 from srl_swe.training.zero import ZeroEngine
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _SETTLING_S = 1.0
@@ -27,10 +29,11 @@ _SETTLING_S = 1.0
 class Processes:
     """The processes of a run, seen from one of them."""
 
-    def __init__(self, accelerator: Any) -> None:
+    def __init__(self, accelerator: Any = None) -> None:
+        """Without an accelerator, which training needs: this process alone."""
         self.accelerator = accelerator
-        self.count: int = accelerator.num_processes
-        self.index: int = accelerator.process_index
+        self.count: int = accelerator.num_processes if accelerator else 1
+        self.index: int = accelerator.process_index if accelerator else 0
         self.first = self.index == 0
         self.zero: ZeroEngine | None = None
         """Where DeepSpeed shares the work."""
@@ -49,13 +52,54 @@ class Processes:
             items += [part[place] for part in parts if place < len(part)]
         return items
 
+    def split(
+        self,
+        items: Sequence[S],
+        work: Callable[[Sequence[S]], Sequence[T]],
+        *,
+        on_done: Callable[[], None] | None = None,
+    ) -> list[T]:
+        """Have each process work on its share; return what came of each item, in order, in every process.
+
+        `on_done` is called here for each item that another process works on. Raises what `together` raises.
+        """
+        mine = self.share(items)
+        found = self.together(lambda: work(mine))
+        if on_done:
+            for _ in range(len(items) - len(mine)):
+                on_done()
+        return self.gather(found)
+
     def any(self, here: bool) -> bool:
         """Whether it holds in one of the processes."""
         return here if self.count == 1 else any(gather_object([here]))
 
     def wait(self) -> None:
         """Return when every process is here."""
-        self.accelerator.wait_for_everyone()
+        if self.count > 1:
+            self.accelerator.wait_for_everyone()
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do this process's part of something; where a sampling engine fails one of them, it fails them all.
+
+        All then leave alike, and can still save the run. The work itself must wait for no other process.
+
+        Raises:
+            SamplerError: in one of the processes; its own, where it is this one.
+        """
+        if self.count == 1:
+            return work()
+        found: list[T] = []
+        failed: SamplerError | None = None
+        try:
+            found.append(work())
+        except SamplerError as error:
+            failed = error
+        everywhere: list[SamplerError | None] = gather_object([failed])
+        others = [error for error in everywhere if error]
+        if failed or others:
+            raise failed or others[0]
+        return found[0]
 
     def part(self) -> None:
         """End together. Gloo's threads need the interpreter to let go of the last tensors, and would not get it while
@@ -126,19 +170,19 @@ class SplitSampler:
         on_prompt_done: Callable[[], None] | None = None,
     ) -> list[list[SampledCompletion]]:
         """Sample as the sampler does, with the same random numbers for a prompt whoever samples it."""
-        mine = self._processes.share(prompts)
-        found = self._sampler.sample(
-            mine,
-            num_rollouts=num_rollouts,
-            max_completion_tokens=max_completion_tokens,
-            temperature=temperature,
-            seed=self._processes.share(prompt_seeds(seed, len(prompts))),
-            on_prompt_done=on_prompt_done,
-        )
-        if on_prompt_done:
-            for _ in range(len(prompts) - len(mine)):
-                on_prompt_done()
-        return self._processes.gather(found)
+
+        def sample(mine: Sequence[tuple[Sequence[int], int]]) -> list[list[SampledCompletion]]:
+            return self._sampler.sample(
+                [prompt for prompt, _ in mine],
+                num_rollouts=num_rollouts,
+                max_completion_tokens=max_completion_tokens,
+                temperature=temperature,
+                seed=[own for _, own in mine],
+                on_prompt_done=on_prompt_done,
+            )
+
+        seeds = prompt_seeds(seed, len(prompts))
+        return self._processes.split(list(zip(prompts, seeds, strict=True)), sample, on_done=on_prompt_done)
 
 
 @contextmanager

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
@@ -44,6 +45,9 @@ from srl_swe.training.weights import add_adapters, cast
 from srl_swe.training.zero import deepspeed_accelerator, launched_with_deepspeed
 from srl_swe.types import StepExample
 
+_PATIENCE = timedelta(hours=12)
+"""How long processes wait for each other: for the longest episode, say. The launcher notices that one has died."""
+
 ENGINE_FOLDER = "engine"
 """Subfolder of the run through which a sampling engine outside this process gets the policy."""
 
@@ -65,6 +69,7 @@ class Run:
     """What the policy is held to; None where `kl_coef` is 0."""
     optimizer: torch.optim.Optimizer
     sampler: Sampler
+    """This process's own."""
     log: MetricsLog | None
     """None in all processes but the first."""
     display: RunDisplay
@@ -86,6 +91,11 @@ class Run:
             self.log.append(entry)
         self.processes.accelerator.log(entry, step=self.state.iteration)
         self.display.finish_iteration(self.state.iteration, *self.progress, entry)
+
+    @property
+    def shared_sampler(self) -> Sampler:
+        """Return the samplers of all processes as one, which shares out the prompts of each call."""
+        return SplitSampler(self.sampler, self.processes) if self.processes.count > 1 else self.sampler
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -131,7 +141,7 @@ def open_run(
             found = newest_checkpoint(config.output)
             policy = _load_policy(config, found, accelerator.device)
             reference = _load_reference(config, policy)
-            sampler = stack.enter_context(_open_sampler(config, policy))
+            sampler = stack.enter_context(_open_sampler(config, policy, processes))
             _prepare(policy, config, found)
             optimizer = processes.wrap(policy, make_optimizer(config, policy.model))
             state = TrainState()
@@ -157,7 +167,7 @@ def open_run(
                     policy=policy,
                     reference=reference,
                     optimizer=optimizer,
-                    sampler=SplitSampler(sampler, processes) if processes.count > 1 else sampler,
+                    sampler=sampler,
                     log=_open_log(config, state) if processes.first else None,
                     display=display,
                     state=state,
@@ -179,21 +189,13 @@ def open_run(
 def _make_accelerator(config: TrainConfig) -> Any:
     options: dict[str, Any] = {"log_with": list(config.trackers) or None, "project_dir": str(config.output)}
     if launched_with_deepspeed():
-        return deepspeed_accelerator(config, **options)
+        return deepspeed_accelerator(config, timeout=_PATIENCE, **options)
     precision = "bf16" if config.dtype == "bfloat16" else "no"
-    return Accelerator(mixed_precision=precision, cpu=config.device == "cpu", **options)
+    handlers = [InitProcessGroupKwargs(timeout=_PATIENCE)]
+    return Accelerator(mixed_precision=precision, cpu=config.device == "cpu", kwargs_handlers=handlers, **options)
 
 
 def _check_engine(accelerator: Any, config: TrainConfig) -> None:
-    if config.method == "rlvr" and accelerator.num_processes > 1:
-        raise ConfigError(
-            f"rlvr runs in one process, found {accelerator.num_processes}: start it without accelerate launch"
-        )
-    if config.sampler != "transformers" and accelerator.num_processes > 1:
-        raise ConfigError(
-            f"sampler {config.sampler} serves one process, found {accelerator.num_processes}: leave --sampler out, or "
-            "start the run without accelerate launch"
-        )
     if config.attention == "flex" and accelerator.device.type == "cpu":
         raise ConfigError(
             "attention flex has no backward pass on CPUs: leave --attention out, or run on a GPU (found device cpu)"
@@ -231,7 +233,7 @@ def _prepare(policy: Policy, config: TrainConfig, found: Path | None) -> None:
 
 
 @contextmanager
-def _open_sampler(config: TrainConfig, policy: Policy) -> Iterator[Sampler]:
+def _open_sampler(config: TrainConfig, policy: Policy, processes: Processes) -> Iterator[Sampler]:
     if config.sampler == "transformers":
         yield TransformersSampler(
             policy, cached_tokens=config.cached_tokens, concurrent_rollouts=config.concurrent_rollouts
@@ -246,6 +248,7 @@ def _open_sampler(config: TrainConfig, policy: Policy) -> Iterator[Sampler]:
             max_row_tokens=max_row_tokens,
             cached_tokens=config.cached_tokens,
             concurrent_rollouts=config.concurrent_rollouts,
+            processes=processes,
         ) as engine:
             yield engine
         return
@@ -255,6 +258,7 @@ def _open_sampler(config: TrainConfig, policy: Policy) -> Iterator[Sampler]:
         folder=folder,
         max_row_tokens=max_row_tokens,
         concurrent_rollouts=config.concurrent_rollouts,
+        processes=processes,
     ) as server:
         yield server
 

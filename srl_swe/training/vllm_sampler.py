@@ -11,11 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from srl_swe.closing import Closing
 from srl_swe.errors import MissingExtraError, SamplerError, SamplerLostError
 from srl_swe.training.engine_folder import EngineFolder
 from srl_swe.training.guardian import Guardian
 from srl_swe.training.policy import Policy
+from srl_swe.training.processes import Processes
 from srl_swe.training.samplers import SampledCompletion, make_completion, mix_seed, prompt_seeds
 from srl_swe.training.watched_calls import ProcessEndedError, WatchedCalls
 
@@ -26,6 +29,9 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 """What the engine is started with, unless the variable is set already."""
+
+GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What `accelerate launch` tells a process of its group, beside `TORCHELASTIC_…`."""
 
 PREFILL_TOKENS = 8192
 """Tokens of one forward pass of the engine, or one prompt where that is longer."""
@@ -46,8 +52,9 @@ class VLLMSampler(Closing):
         cached_tokens: int,
         concurrent_rollouts: int,
         prefix_caching: bool = True,
+        processes: Processes | None = None,
     ) -> None:
-        """Start an engine.
+        """Start an engine; each of several `processes` starts one, on its own device.
 
         `folder` is where weights are handed over, removed at the end; `max_row_tokens` bounds a prompt together with
         its completion.
@@ -59,7 +66,8 @@ class VLLMSampler(Closing):
         _require_vllm()
         self.prompt_tokens = self.cached_prompt_tokens = 0
         self._policy = policy
-        self._folder = EngineFolder(folder, policy)
+        self._processes = processes or Processes()
+        self._folder = EngineFolder(folder, policy, self._processes)
         self._engine: Any = None
         self._num_requests = 0
         on_cpu = policy.device.type == "cpu"
@@ -84,7 +92,7 @@ class VLLMSampler(Closing):
         }
         others = multiprocessing.active_children()
         try:
-            self._engine = _start(options)
+            self._engine = self._processes.together(partial(_start, options, policy.device))
         except BaseException:
             self.close()
             raise
@@ -112,11 +120,14 @@ class VLLMSampler(Closing):
             SamplerLostError: the engine is gone.
         """
         self._folder.write(policy)
+        self._processes.together(self._take_over)
+        self._policy = policy
+
+    def _take_over(self) -> None:
         with _engine_errors("taking over the weights"):
             options = {"weights_path": str(self._folder.path)}
             self._calls.run(partial(self._engine.collective_rpc, "reload_weights", kwargs=options))
         self.forget_prompts()
-        self._policy = policy
 
     def forget_prompts(self) -> None:
         """Empty the prefix cache.
@@ -228,8 +239,14 @@ def _require_vllm() -> None:
         ) from error
 
 
-def _start(options: Mapping[str, Any]) -> Any:
+def _start(options: Mapping[str, Any], device: torch.device) -> Any:
     with _environment_kept(), _engine_errors("starting"):
+        # Its processes are a group of their own, whatever group this process belongs to.
+        for name in [name for name in os.environ if name in GROUP_VARIABLES or name.startswith("TORCHELASTIC_")]:
+            del os.environ[name]
+        if device.index is not None:  # an engine takes the first GPU that it sees
+            visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible[device.index] if visible else str(device.index)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import EngineArgs, LLMEngine
@@ -239,7 +256,7 @@ def _start(options: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _environment_kept() -> Iterator[None]:
-    """Undo what vLLM sets for its processes (LD_PRELOAD, LOCAL_WORLD_SIZE), which is not meant for other ones."""
+    """Undo what is set for the engine's processes (LD_PRELOAD, LOCAL_WORLD_SIZE), which is not meant for other ones."""
     before = dict(os.environ)
     try:
         yield

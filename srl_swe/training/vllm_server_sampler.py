@@ -19,6 +19,7 @@ from srl_swe.closing import Closing
 from srl_swe.errors import SamplerError, SamplerLostError
 from srl_swe.training.engine_folder import EngineFolder, vocabulary_size
 from srl_swe.training.policy import Policy
+from srl_swe.training.processes import Processes
 from srl_swe.training.samplers import SampledCompletion, make_completion, mix_seed, prompt_seeds
 
 TIMEOUT_S = 1800.0
@@ -34,9 +35,16 @@ class VLLMServerSampler(Closing):
     """Samples from the server at a URL; its key, where it has one, is read from VLLM_API_KEY."""
 
     def __init__(
-        self, policy: Policy, *, url: str, folder: Path, max_row_tokens: int, concurrent_rollouts: int
+        self,
+        policy: Policy,
+        *,
+        url: str,
+        folder: Path,
+        max_row_tokens: int,
+        concurrent_rollouts: int,
+        processes: Processes | None = None,
     ) -> None:
-        """Find out what the server is, and hand it the policy.
+        """Find out what the server is, and hand it the policy. Of several `processes`, the first hands over.
 
         Raises:
             SamplerError: the server has another model or vocabulary, or cannot take over weights.
@@ -45,7 +53,8 @@ class VLLMServerSampler(Closing):
         self._url = url.rstrip("/")
         self._policy = policy
         self._concurrent_rollouts = concurrent_rollouts
-        self._folder = EngineFolder(folder, policy)
+        self._processes = processes or Processes()
+        self._folder = EngineFolder(folder, policy, self._processes)
         self._how_to_start = HOW_TO_START.format(folder=self._folder.path)
         self._check_server(max_row_tokens)
         self._check_vocabulary()
@@ -178,6 +187,9 @@ class VLLMServerSampler(Closing):
             )
 
     def _hand_over(self) -> None:
+        self._processes.together(self._take_over if self._processes.first else lambda: None)
+
+    def _take_over(self) -> None:
         try:
             kwargs = {"weights_path": str(self._folder.path)}
             self._post("/collective_rpc", {"method": "reload_weights", "kwargs": kwargs})

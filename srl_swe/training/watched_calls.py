@@ -6,6 +6,7 @@ called.
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
 from multiprocessing.process import BaseProcess
@@ -17,6 +18,10 @@ T = TypeVar("T")
 
 LOOK_S = 0.5
 """Time between two looks at the processes; an answer is taken at once."""
+
+
+FAREWELL_S = 3.0
+"""How long a process may take to end after a call failed because of that."""
 
 
 class ProcessEndedError(RuntimeError):
@@ -36,15 +41,28 @@ class WatchedCalls(Closing):
         """Return what the call returns, or raise what it raises.
 
         Raises:
-            ProcessEndedError: a process has ended before the call did.
+            ProcessEndedError: a process has ended before the call did, or soon after the call failed.
         """
         future: Future[T] = Future()
         self._calls.put((call, future))
         while not wait([future], timeout=LOOK_S).done:
-            for process in self._processes:
-                if not process.is_alive() and not wait([future], timeout=LOOK_S).done:
-                    raise ProcessEndedError(f"process {process.name} ({process.pid}) ended by {process.exitcode}")
-        return future.result()
+            if (ended := self._ended()) and not wait([future], timeout=LOOK_S).done:
+                raise ended
+        try:
+            return future.result()
+        except Exception as error:
+            deadline = time.monotonic() + FAREWELL_S
+            while time.monotonic() < deadline:
+                if ended := self._ended():
+                    raise ended from error
+                time.sleep(0.05)
+            raise
+
+    def _ended(self) -> ProcessEndedError | None:
+        for process in self._processes:
+            if not process.is_alive():
+                return ProcessEndedError(f"process {process.name} ({process.pid}) ended by {process.exitcode}")
+        return None
 
     def close(self, *, timeout_s: float = 10) -> None:
         """Let the thread end after its last call; one that does not return in time is left behind."""

@@ -8,6 +8,7 @@ Leaves out stage 3, which cuts weights: that is FSDP2's part here.
 import importlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ def launched_with_deepspeed() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
-def deepspeed_accelerator(config: TrainConfig, **options: Any) -> Any:
-    """Return the accelerator of a process that DeepSpeed shares.
+def deepspeed_accelerator(config: TrainConfig, *, timeout: timedelta, **options: Any) -> Any:
+    """Return the accelerator of a process that DeepSpeed shares; `timeout` is how long processes wait for each other.
 
     Raises:
         ConfigError: DeepSpeed is missing, its config says what does not fit the run, or it took another device.
@@ -41,7 +42,7 @@ def deepspeed_accelerator(config: TrainConfig, **options: Any) -> Any:
     plugin = DeepSpeedPlugin()
     settle(plugin.deepspeed_config, config)
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
-    handlers = [] if on_gpu else [InitProcessGroupKwargs(backend="gloo")]
+    handlers = [InitProcessGroupKwargs(timeout=timeout, backend="nccl" if on_gpu else "gloo")]
     # Its own precision would replace the float32 weights: computing in the run's dtype is the scorer's part.
     accelerator = Accelerator(mixed_precision="no", deepspeed_plugin=plugin, kwargs_handlers=handlers, **options)
     if config.device == "cpu" and accelerator.device.type != "cpu":

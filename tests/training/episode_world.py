@@ -1,10 +1,11 @@
 """Where a tiny policy can act for real: instances that one command of letters repairs, on an image made from the base
 image, and a tokenizer whose text does not say which tokens were sampled.
 
-As a program it trains there: `python -m tests.training.episode_world MODEL OUTPUT`.
+As a program it trains there: `python -m tests.training.episode_world MODEL OUTPUT [JSON]`; the JSON holds options.
 """
 
 import io
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -225,4 +226,5 @@ def run_acting(
 
 
 if __name__ == "__main__":
-    run_acting(acting_config(Path(sys.argv[1]), Path(sys.argv[2])))
+    changes = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    run_acting(acting_config(Path(sys.argv[1]), Path(sys.argv[2]), **changes))

@@ -16,6 +16,7 @@ from srl_swe.training.episode_outcomes import EpisodeJob, EpisodeOutcome, Played
 from srl_swe.training.episodes import play_episodes
 from srl_swe.training.outcome import collect_episodes, validate_episodes
 from srl_swe.training.policy import Policy
+from srl_swe.training.processes import Processes
 from srl_swe.training.samplers import mix_seed
 from srl_swe.types import Step, Trajectory
 
@@ -151,6 +152,7 @@ def test_an_invalid_episode_is_masked_and_never_a_reward_of_0(
         domain=ACTING_DOMAIN,
         acting=acting(acting_engine, config),
         config=fragile,
+        processes=Processes(),
         on_sampling=lambda _: None,
         on_episode_done=lambda: None,
     )
@@ -191,6 +193,7 @@ def test_where_nothing_can_be_judged_the_run_stops(
             domain=ACTING_DOMAIN,
             acting=acting(acting_engine, config),
             config=fragile,
+            processes=Processes(),
             on_episode_done=lambda: None,
         )
     assert own_containers(acting_engine) == set()

@@ -14,6 +14,7 @@ from srl_swe.training.batches import Batch
 from srl_swe.training.episode_config import EpisodeConfig
 from srl_swe.training.outcome import collect_episodes
 from srl_swe.training.policy import Policy
+from srl_swe.training.processes import Processes
 from srl_swe.training.samplers import mix_seed
 
 from .episode_world import ACTING_DOMAIN, FIX_TOKEN, ScriptedTokens, acting, acting_config, letter_instances
@@ -55,6 +56,7 @@ def collect(
         domain=ACTING_DOMAIN,
         acting=acting(engine, config),
         config=config,
+        processes=Processes(),
         on_sampling=lambda _: None,
         on_episode_done=lambda: done.append(1),
     )

@@ -1,5 +1,6 @@
 """Whole runs of outcome RL in real containers, with a tiny model: it learns, and nothing that ends it early shows."""
 
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from srl_swe.training.transformers_sampler import TransformersSampler
 
 from .episode_world import ACTING_DOMAIN, acting_config, letter_instances, run_acting, warm_up
 from .test_episodes import own_containers
+from .test_processes import LAUNCH, assert_same_run
 from .test_resume import ROOT, read_metrics, wait_for_lines
 
 pytestmark = pytest.mark.docker
@@ -110,6 +112,26 @@ def test_terminated_then_killed_it_goes_on_bit_for_bit_and_leaves_no_container(
     for name in ("last/model.safetensors", "last/trainer_optimizer.safetensors", "best/model.safetensors"):
         ours, theirs = load_file(run / name), load_file(whole.output / name)
         assert all(tensor.equal(ours[key]) for key, tensor in theirs.items()), name
+
+
+@pytest.mark.parametrize("changes", [{}, {"prompts_per_iteration": 2, "fork_after_steps": 1}])
+def test_two_processes_play_what_one_does(
+    warm_model: Path, acting_engine: Engine, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    command = [sys.executable, *LAUNCH, "tests.training.episode_world", str(warm_model), str(tmp_path / "two")]
+    process = subprocess.Popen(
+        [*command, json.dumps(changes)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    run_acting(acting_config(warm_model, tmp_path / "one", **changes))
+    shown, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, shown
+    assert shown.count("iteration 1/2") == 1, "one process reports"
+    lines = read_metrics(tmp_path / "two")
+    assert all(line["episodes/sampled"] == 4 * changes.get("prompts_per_iteration", 1) for line in lines[1:])
+    assert any(line["groups/kept"] for line in lines[1:]), "nothing was trained on"
+    assert [line["groups/forked"] > 0 for line in lines[1:]] == ["fork_after_steps" in changes] * 2
+    assert_same_run(tmp_path / "two", tmp_path / "one", rel=1e-4)
+    assert own_containers(acting_engine) == set()
 
 
 def test_other_instances_or_limits_are_refused(whole: TrainResult, warm_model: Path) -> None:

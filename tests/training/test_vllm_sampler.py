@@ -21,6 +21,8 @@ from srl_swe.training.transformers_sampler import TransformersSampler
 from srl_swe.training.vllm_sampler import VLLMSampler
 
 from .run_tiny import tiny_config
+from .test_processes import start as start_processes
+from .test_resume import wait_for_lines
 from .tiny import DOMAIN, make_examples, make_model, make_tokenizer, write_model
 from .vllm_checks import HEAD_WIDTH, PROMPTS, check_logprobs, sample, train_some
 
@@ -213,3 +215,30 @@ def test_a_run_goes_on_after_its_engine_was_killed(model: Path, tmp_path: Path) 
     assert last["train/importance_ratio_mean"] == pytest.approx(1, abs=1e-3)
     assert last["train/importance_truncated_share"] == 0
     assert "LD_PRELOAD" not in os.environ
+
+
+def test_two_processes_have_an_engine_each_and_leave_together_when_one_dies(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start_processes(model, run, "run_sharded", "srl", sampler="vllm", num_iterations=1000)
+    wait_for_lines(process, run, 4)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "VLLM::Worker" in " ".join(child.cmdline())]
+    assert len(workers) == 2, [child.cmdline() for child in children]
+    workers[1].send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "SamplerLostError: the vLLM engine ended while" in output, output
+    assert "run the same command again to go on after iteration" in output
+    psutil.wait_procs(children, timeout=30)
+    assert not any(child.is_running() for child in children)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = newest_checkpoint(run)
+    assert kept is not None
+    assert json.loads((kept / "trainer_state.json").read_text())["iteration"] == lines[-1]["iteration"]
+    assert not (run / "engine").exists()
+    trained = [line for line in lines if "train/loss" in line]
+    assert len(trained) > 1
+    for line in trained:
+        # The weights that each engine samples from are those of the shards put together.
+        assert line["train/importance_ratio_mean"] == pytest.approx(1, abs=1e-3)
+        assert line["train/importance_truncated_share"] == 0

@@ -21,6 +21,8 @@ from srl_swe.training.trainer import train
 from srl_swe.training.vllm_server_sampler import VLLMServerSampler
 
 from .run_tiny import tiny_config
+from .test_processes import finish, start
+from .test_resume import read_metrics
 from .tiny import DOMAIN, make_examples, make_model, make_tokenizer, write_model
 from .vllm_checks import HEAD_WIDTH, check_logprobs, sample, train_some
 
@@ -121,6 +123,15 @@ def test_another_server_or_none_is_refused(policy: Policy, tmp_path: Path) -> No
         plain.shutdown()
     with pytest.raises(SamplerLostError, match=f"the vLLM server at {url} does not answer: .*refused"):
         VLLMServerSampler(policy, url=url, **options)
+
+
+def test_two_processes_sample_from_one_server(server: Server, tmp_path: Path) -> None:
+    model, run = write_model(tmp_path / "model", head_width=HEAD_WIDTH), tmp_path / "run"
+    finish(start(model, run, "run_sharded", "srl", sampler=server[0], num_iterations=4))
+    trained = [line for line in read_metrics(run) if "train/loss" in line]
+    assert len(trained) > 1
+    for line in trained:
+        assert line["train/importance_ratio_mean"] == pytest.approx(1, abs=1e-3)
 
 
 def test_a_run_ends_saved_when_its_server_is_gone(server: Server, tmp_path: Path) -> None:

@@ -19,14 +19,25 @@ def test_the_end_of_a_process_ends_the_wait(killed: bool) -> None:
     with WatchedCalls([process]) as calls:
         theirs.send("early")
         assert calls.run(ours.recv) == "early"
-        with pytest.raises(ZeroDivisionError):
-            calls.run(lambda: 1 // 0)
         if killed:
+            with pytest.raises(ZeroDivisionError):
+                calls.run(lambda: 1 // 0)
             threading.Timer(0.3, process.kill).start()
         started = time.monotonic()
         with pytest.raises(ProcessEndedError, match=f"{process.pid}.*ended by {-9 if killed else 0}"):
             calls.run(ours.recv)
         assert time.monotonic() - started < 30
+    process.join()
+
+
+def test_a_call_that_fails_as_a_process_ends_tells_of_the_end() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    process.start()
+    with WatchedCalls([process]) as calls:
+        threading.Timer(0.3, process.kill).start()
+        with pytest.raises(ProcessEndedError, match=f"{process.pid}.*ended by -9") as caught:
+            calls.run(lambda: 1 // 0)
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
     process.join()
 
 
