@@ -18,6 +18,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from srl_swe.environments.connect import connect_engine
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
+from srl_swe.environments.expert_rewards import ExpertRewards
 from srl_swe.environments.grading import grade as grade_patch
 from srl_swe.environments.instances import load_instances
 from srl_swe.environments.limits import ContainerLimits
@@ -27,7 +28,6 @@ from srl_swe.environments.snapshots import Snapshot, SnapshotFiles
 from srl_swe.environments.spaces import ExitCode, UnicodeText
 from srl_swe.environments.worktree import extract_patch
 from srl_swe.errors import ConfigError, ContainerError, DataError
-from srl_swe.rewards import similarity
 from srl_swe.types import Instance, InstanceEnvironment, Step, Trajectory, Verdict
 
 SUBMIT = "submit"
@@ -120,10 +120,6 @@ class SWEEnv(gym.Env[str, str]):
         ):
             if not value > 0:
                 raise ConfigError(f"SWEEnv: {name} is {value}; expected more than 0")
-        if similarity_weight is not None and not 0 <= similarity_weight <= 1:
-            raise ConfigError(f"SWEEnv: similarity_weight is {similarity_weight}; expected a number in [0, 1] or None")
-        if similarity_weight is not None and not trajectories:
-            raise ConfigError("SWEEnv: similarity_weight blends in the similarity to an expert; give trajectories")
         if num_warm < 0:
             raise ConfigError(f"SWEEnv: num_warm is {num_warm}; expected at least 0")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -132,16 +128,15 @@ class SWEEnv(gym.Env[str, str]):
         if not rows:
             raise DataError(f"SWEEnv: no instances in {instances!r}")
         self._instances = {row.instance_id: row for row in rows}
-        self._experts = _experts(trajectories)
-        if self._experts:
-            self._instances = {name: row for name, row in self._instances.items() if name in self._experts}
+        self._experts = ExpertRewards(trajectories, similarity_weight)
+        if experts := self._experts.steps_by_instance:
+            self._instances = {name: row for name, row in self._instances.items() if name in experts}
             if not self._instances:
                 raise DataError(
                     f"SWEEnv: none of the {len(rows)} instances has a trajectory; the first of the "
-                    f"{len(self._experts)} trajectories is for {next(iter(self._experts))}"
+                    f"{len(experts)} trajectories is for {next(iter(experts))}"
                 )
         self._instance_id = instance_id
-        self._similarity_weight = similarity_weight
         self._grade = grade
         self._max_steps = max_steps
         self._command_timeout_s = command_timeout_s
@@ -180,7 +175,7 @@ class SWEEnv(gym.Env[str, str]):
     @property
     def expert_steps(self) -> tuple[Step, ...]:
         """What the expert did on the current instance; () where no trajectory was given."""
-        return self._experts.get(self._instance.instance_id, ())
+        return self._experts.steps(self._instance.instance_id)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode in a container that nobody has used and return the problem statement.
@@ -373,7 +368,7 @@ class SWEEnv(gym.Env[str, str]):
         observation = format_observation(
             result, self._max_observation_chars, timeout_s=timeout_s, strip_escapes=self._strip_escapes
         )
-        reward = self._similarity(action)
+        reward = self._experts.of_action(action, self._instance.instance_id, self._num_steps)
         self._num_steps += 1
         info = self._info() | {
             "exit_code": None if result.exit_code is None else ExitCode(result.exit_code),
@@ -389,7 +384,8 @@ class SWEEnv(gym.Env[str, str]):
         return observation, reward, False, truncated, info
 
     def _submit(self, *, chosen: bool = True) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        reward = self._similarity(SUBMIT) if chosen else 0.0
+        instance_id = self._instance.instance_id
+        reward = self._experts.of_action(SUBMIT, instance_id, self._num_steps) if chosen else 0.0
         self._num_steps += chosen
         info = self._info() | {"exit_code": ExitCode(0), "timed_out": False}
         info |= self.finish()
@@ -397,34 +393,20 @@ class SWEEnv(gym.Env[str, str]):
             verdict: Verdict = grade_patch(self._connection(), self._instance, info["patch"])
             if verdict.status == "invalid":
                 raise ContainerError(
-                    f"{self._instance.instance_id}: the patch could not be judged: {verdict.reason}; "
+                    f"{instance_id}: the patch could not be judged: {verdict.reason}; "
                     "the episode has no reward, reset() starts it again"
                 )
             info["verdict"] = verdict
-            share = 1.0 if not self.expert_steps else 0.0
-            if self.expert_steps and self._similarity_weight is not None:
-                share = 1.0 - self._similarity_weight
-            reward += share if verdict.status == "resolved" else 0.0
+            reward += self._experts.of_resolving(instance_id) if verdict.status == "resolved" else 0.0
         self._last_action, self._last = SUBMIT, ("", info)
         return "", reward, True, False, info
-
-    def _similarity(self, action: str) -> float:
-        expert = self._expert_action()
-        if expert is None:
-            return 0.0
-        weight = 1.0 if self._similarity_weight is None else self._similarity_weight / len(self.expert_steps)
-        return weight * similarity(action, expert)
-
-    def _expert_action(self) -> str | None:
-        steps = self.expert_steps
-        return steps[self._num_steps].action if self._num_steps < len(steps) else None
 
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {"instance_id": self._instance.instance_id}
         if self._session is not None:
             info["workdir"] = self._session.shell.workdir
         if self.expert_steps:
-            info["expert_action"] = self._expert_action()
+            info["expert_action"] = self._experts.next_action(self._instance.instance_id, self._num_steps)
         return info
 
     def _begin(self, *, num_steps: int, left_s: float) -> None:
@@ -487,14 +469,3 @@ class SWEEnv(gym.Env[str, str]):
             raise ConfigError(
                 f"SWEEnv: no instance {instance_id!r} among {len(self._instances)}; the first are: {some}"
             ) from None
-
-
-def _experts(trajectories: Sequence[Trajectory]) -> dict[str, tuple[Step, ...]]:
-    experts: dict[str, tuple[Step, ...]] = {}
-    for trajectory in trajectories:
-        if trajectory.instance_id in experts:
-            raise DataError(f"SWEEnv: two trajectories are for {trajectory.instance_id}; choose one of them")
-        if not trajectory.steps:
-            raise DataError(f"SWEEnv: trajectory {trajectory.trajectory_id} has no steps")
-        experts[trajectory.instance_id] = trajectory.steps
-    return experts
