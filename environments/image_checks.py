@@ -6,15 +6,13 @@ The container has no network and no rights. Left out: whether the gold patch res
 import shlex
 from dataclasses import dataclass
 
-from tenacity import Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_attempt
-
 from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine, ImageInfo
 from srl_swe.environments.image_ledger import ImageLedger
 from srl_swe.environments.image_references import ImageReference
 from srl_swe.environments.image_uses import using_images
 from srl_swe.environments.limits import ContainerLimits
-from srl_swe.errors import ContainerError, EngineUnavailableError
+from srl_swe.errors import ContainerError
 from srl_swe.types import Instance
 
 _ACTIVATE = "/opt/miniconda3/bin/activate"
@@ -49,10 +47,7 @@ def check_image(engine: Engine, ledger: ImageLedger, instances: list[Instance]) 
                 ImageFault(image=name, instance_id="", what="it is not in the engine; `srl-swe images pull` brings it")
             ]
         faults = [ImageFault(image=name, instance_id="", what=what) for what in _wrong_identity(info, name, ledger)]
-        # A busy engine may lose what a program wrote.
-        lost = retry_if_exception_type(ContainerError) & retry_if_not_exception_type(EngineUnavailableError)
-        retrying = Retrying(stop=stop_after_attempt(3), retry=lost, reraise=True)
-        return faults + retrying(_wrong_content, engine, name, instances)
+        return faults + _wrong_content(engine, name, instances)
 
 
 def _wrong_identity(info: ImageInfo, name: str, ledger: ImageLedger) -> list[str]:

@@ -5,7 +5,6 @@ Left out: what the bytes mean (`container.py`, `shell.py`).
 
 import contextlib
 import socket
-import ssl
 import struct
 from typing import Any
 
@@ -69,7 +68,7 @@ class AttachedStream:
         if response is None:
             return b""
         self._socket.setblocking(False)
-        with contextlib.suppress(ssl.SSLWantReadError):
+        with contextlib.suppress(OSError):  # nothing there yet under TLS, or a reset that the next read meets as well
             early: bytes = response.raw._fp.fp.read1(_RECEIVE_BYTES)
             return early
         return b""

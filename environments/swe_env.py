@@ -124,11 +124,11 @@ class SWEEnv(gym.Env[str, str]):
             raise ConfigError(f"SWEEnv: num_warm is {num_warm}; expected at least 0")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ConfigError(f"SWEEnv: render_mode is {render_mode!r}; expected None or 'ansi'")
+        self._experts = ExpertRewards(trajectories, similarity_weight)
         rows = load_instances(os.fspath(instances)) if isinstance(instances, str | os.PathLike) else list(instances)
         if not rows:
             raise DataError(f"SWEEnv: no instances in {instances!r}")
         self._instances = {row.instance_id: row for row in rows}
-        self._experts = ExpertRewards(trajectories, similarity_weight)
         if experts := self._experts.steps_by_instance:
             self._instances = {name: row for name, row in self._instances.items() if name in experts}
             if not self._instances:

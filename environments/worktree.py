@@ -15,7 +15,6 @@ LOGGER = logging.getLogger(__name__)
 MAX_PATCH_BYTES = 32 << 20
 """A larger patch counts as none."""
 
-_EXTRACT_ATTEMPTS = 3
 _GIT_TIMEOUT_S = 120.0
 _FORGET_TIMEOUT_S = 900.0
 """A history of a million objects is walked and packed within minutes."""
@@ -153,22 +152,15 @@ def extract_patch(container: Container, workdir: str, base: WorkTreeBase) -> Ext
     Raises:
         ContainerError: the engine or the container failed.
     """
-    problem = ""
-    for _ in range(_EXTRACT_ATTEMPTS):
-        try:
-            container.kill_processes()
-            return _extract(container, workdir, base)
-        except (EngineTimeoutError, EngineUnavailableError):
-            raise
-        except (ContainerError, FileNotFoundError, IsADirectoryError) as error:
-            # A busy engine may lose what a program wrote, which another try finds; and whoever may delete git and bash
-            # may also make them fail: as long as the container runs, failing each time is data.
-            container.require_running()
-            problem = str(error)
-        except DataError as error:
-            container.require_running()
-            return ExtractedPatch(patch="", problem=str(error))
-    return ExtractedPatch(patch="", problem=problem)
+    try:
+        container.kill_processes()
+        return _extract(container, workdir, base)
+    except (EngineTimeoutError, EngineUnavailableError):
+        raise
+    except (ContainerError, FileNotFoundError, IsADirectoryError, DataError) as error:
+        # Whoever may delete git and bash may also make them fail: as long as the container runs, that is data.
+        container.require_running()
+        return ExtractedPatch(patch="", problem=str(error))
 
 
 def _extract(container: Container, workdir: str, base: WorkTreeBase) -> ExtractedPatch:
@@ -181,8 +173,6 @@ def _extract(container: Container, workdir: str, base: WorkTreeBase) -> Extracte
         why = "the time limit was reached" if prepared.timed_out else prepared.output.strip()[-1000:]
         return ExtractedPatch(patch="", problem=f"no patch can be made of {workdir}: {why}")
     scratch = prepared.output
-    if not scratch:
-        raise ContainerError(f"container {container.name}: the engine lost the name of a folder")
     patch = _diff(container, workdir, base, scratch)
     foreign = _not_utf8(patch, container.read_file(f"{scratch}/names", max_bytes=MAX_PATCH_BYTES))
     if foreign:

@@ -1,7 +1,6 @@
 """`srl-swe compare`: train by several methods on the same steps, within the same budget; measure what came of it."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from srl_swe.cli.comparison_plan import Plan, claim_folder, make_plan
 from srl_swe.cli.comparison_runs import read_shared_data, run_all
+from srl_swe.cli.launched import is_one_of_several
 from srl_swe.errors import ConfigError
 from srl_swe.evaluation import statistics
 from srl_swe.evaluation.methods import CONTROL, Difference, Estimate, MethodComparison, MethodFigures, compare_methods
@@ -67,7 +67,7 @@ class CompareCommand:
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
     command, rest = tyro.cli(CompareCommand, prog="srl-swe compare", args=list(arguments), return_unknown_args=True)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if is_one_of_several():
         raise ConfigError("compare runs in one process; start it without accelerate launch")
     plan = make_plan(command.methods, command.seeds, command.budget, command.stage_options, rest)
     # Needed at the end: what is missing is said at the beginning.

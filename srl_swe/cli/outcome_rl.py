@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srl_swe.cli.launched import is_first
 from srl_swe.errors import ConfigError
 from srl_swe.prompts import PromptLimits
 from srl_swe.training.config import TrainConfig
@@ -54,7 +55,7 @@ def train_by_outcome(
     for instance in (*played, *held_out):
         require_rules(instance)
     experts = _read_experts(trajectories, {instance.instance_id for instance in played})
-    if trajectories:
+    if trajectories and is_first():
         print(f"{len(experts)} of {len(played)} instances have an expert trajectory")
     # Only now: a wrong path answers without loading torch.
     from srl_swe.software_engineering import (
@@ -86,7 +87,7 @@ def train_by_outcome(
 def chosen_limits(given: PromptLimits, trained: PromptLimits) -> PromptLimits:
     """Return what prompts show: what was given, else the same as when the model was trained; say where they differ."""
     chosen = trained if given == PromptLimits() else given
-    if given != trained:
+    if given != trained and is_first():
         whose = "as the model was trained" if chosen == trained else f"but the model was trained with {trained}"
         print(f"note: prompts are made with {chosen}, {whose}")
     return chosen

@@ -1,6 +1,5 @@
 """`srl-swe train`: SFT and SRL on a compiled set of step examples, RLVR on instances, and curricula of them."""
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from srl_swe.cli.curriculum import parse_stages, run_stages, stage_words
+from srl_swe.cli.launched import is_first, is_one_of_several
 from srl_swe.cli.outcome_rl import check_options, train_by_outcome
 from srl_swe.cli.recipes import expand_recipe
 from srl_swe.curation.pivots import PivotRule, select_pivots
@@ -82,6 +82,8 @@ def run(arguments: Sequence[str]) -> int:
                 check_command(command)
                 _report(command, train_by_command(command, termination))
     except Terminated:
+        if is_one_of_several():
+            return 1  # so that the launcher ends those that wait for this process
         # Before the first iteration or after the last.
         print("stopped by SIGTERM while there was nothing to save; the same command goes on")
     return 0
@@ -101,7 +103,7 @@ def parse_command(words: Sequence[str], *, prog: str = "srl-swe train") -> Train
 
 
 def _run_curriculum(command: TrainCommand, words: Sequence[str], termination: Termination) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if is_one_of_several():
         raise ConfigError("a curriculum runs in one process; run its stages one by one where several are needed")
     stages = parse_stages(command.curriculum)
     own_words = {stage: stage_words(words, stage, stages, command.stage_options) for stage in stages}
@@ -180,7 +182,7 @@ def training_examples(command: TrainCommand) -> tuple[Sequence[StepExample], Map
 
 
 def _report(command: TrainCommand, result: "TrainResult") -> None:
-    if os.environ.get("RANK", "0") != "0":  # one of several processes, of which the first reports
+    if not is_first():
         return
     if result.ending == "terminated":
         print(f"stopped by SIGTERM after iteration {result.iterations}; the same command goes on")

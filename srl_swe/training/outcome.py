@@ -16,6 +16,7 @@ from srl_swe.training.advantages import Signal, group_advantages, population_std
 from srl_swe.training.batches import Batch
 from srl_swe.training.config import TrainConfig
 from srl_swe.training.domain import Acting, Domain
+from srl_swe.training.episode_groups import play_groups
 from srl_swe.training.episode_outcomes import (
     EpisodeEnding,
     EpisodeJob,
@@ -25,7 +26,6 @@ from srl_swe.training.episode_outcomes import (
     PlayedEpisode,
 )
 from srl_swe.training.filling import Filled, fill_iteration
-from srl_swe.training.forks import play_groups
 from srl_swe.training.policy import Policy
 from srl_swe.training.prefix_tree import Row
 from srl_swe.training.processes import Processes

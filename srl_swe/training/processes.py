@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
-from srl_swe.errors import SamplerError
+from srl_swe.errors import SamplerLostError, SrlSweError
 from srl_swe.training.policy import Policy
 from srl_swe.training.samplers import SampledCompletion, Sampler, prompt_seeds
 from srl_swe.training.weights import whole
@@ -30,7 +30,7 @@ class Processes:
     """The processes of a run, seen from one of them."""
 
     def __init__(self, accelerator: Any = None) -> None:
-        """Without an accelerator, which training needs: this process alone."""
+        """None = this process alone, for what needs no training."""
         self.accelerator = accelerator
         self.count: int = accelerator.num_processes if accelerator else 1
         self.index: int = accelerator.process_index if accelerator else 0
@@ -57,18 +57,19 @@ class Processes:
         items: Sequence[S],
         work: Callable[[Sequence[S]], Sequence[T]],
         *,
-        on_done: Callable[[], None] | None = None,
+        on_done_elsewhere: Callable[[S], None] | None = None,
     ) -> list[T]:
         """Have each process work on its share; return what came of each item, in order, in every process.
 
-        `on_done` is called here for each item that another process works on. Raises what `together` raises.
+        `on_done_elsewhere` is told each item that another process has worked on. Raises what `together` raises.
         """
         mine = self.share(items)
-        found = self.together(lambda: work(mine))
-        if on_done:
-            for _ in range(len(items) - len(mine)):
-                on_done()
-        return self.gather(found)
+        found = self.gather(self.together(lambda: work(mine)))
+        if on_done_elsewhere:
+            for place, item in enumerate(items):
+                if place % self.count != self.index:
+                    on_done_elsewhere(item)
+        return found
 
     def any(self, here: bool) -> bool:
         """Whether it holds in one of the processes."""
@@ -80,26 +81,26 @@ class Processes:
             self.accelerator.wait_for_everyone()
 
     def together(self, work: Callable[[], T]) -> T:
-        """Do this process's part of something; where a sampling engine fails one of them, it fails them all.
+        """Do this process's part of something that may fail in one of them, and then fails in all, by the same error.
 
         All then leave alike, and can still save the run. The work itself must wait for no other process.
 
         Raises:
-            SamplerError: in one of the processes; its own, where it is this one.
+            SrlSweError: in one of the processes. A lost sampling engine goes before all else, as the run is saved then.
         """
         if self.count == 1:
             return work()
-        found: list[T] = []
-        failed: SamplerError | None = None
+        failed: SrlSweError | None = None
         try:
-            found.append(work())
-        except SamplerError as error:
+            found = work()
+        except SrlSweError as error:
             failed = error
-        everywhere: list[SamplerError | None] = gather_object([failed])
-        others = [error for error in everywhere if error]
-        if failed or others:
-            raise failed or others[0]
-        return found[0]
+        everywhere: list[tuple[type[SrlSweError], str] | None] = gather_object([failed and (type(failed), str(failed))])
+        failures = [failure for failure in everywhere if failure]
+        if failures:
+            kind, text = next((one for one in failures if issubclass(one[0], SamplerLostError)), failures[0])
+            raise kind(text) from failed
+        return found
 
     def part(self) -> None:
         """End together. Gloo's threads need the interpreter to let go of the last tensors, and would not get it while
@@ -182,7 +183,11 @@ class SplitSampler:
             )
 
         seeds = prompt_seeds(seed, len(prompts))
-        return self._processes.split(list(zip(prompts, seeds, strict=True)), sample, on_done=on_prompt_done)
+        return self._processes.split(
+            list(zip(prompts, seeds, strict=True)),
+            sample,
+            on_done_elsewhere=(lambda _: on_prompt_done()) if on_prompt_done else None,
+        )
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from typing import Any
 GRACE_S = 40.0
 """How long an update that has begun may go on. Schedulers usually kill a minute after SIGTERM, or later."""
 
+LAUNCHED_GRACE_S = 20.0
+"""The same for one of several processes, which their launcher (torchrun's agent) kills 30 s after SIGTERM."""
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came; raised in the main thread."""
@@ -24,7 +27,7 @@ class Termination:
         """The weights are between two states that can be saved."""
         self.requested = False
         """SIGTERM came."""
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._earlier: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Termination":
@@ -63,7 +66,7 @@ class Termination:
         self.requested = True
         if not self.held:
             raise Terminated
-        signal.setitimer(signal.ITIMER_REAL, self._grace_s)
+        signal.setitimer(signal.ITIMER_REAL, self.grace_s)
 
     def _on_grace_over(self, number: int, frame: FrameType | None) -> None:
         if self.held:

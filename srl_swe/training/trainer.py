@@ -21,7 +21,7 @@ from srl_swe.training.outcome import collect_episodes, validate_episodes
 from srl_swe.training.rollouts import collect_groups
 from srl_swe.training.run import Run, how_to_resume, open_run
 from srl_swe.training.sft import collect_targets
-from srl_swe.training.termination import Terminated, Termination
+from srl_swe.training.termination import LAUNCHED_GRACE_S, Terminated, Termination
 from srl_swe.training.update import update_policy
 from srl_swe.training.validation import validate
 from srl_swe.types import StepExample
@@ -72,7 +72,8 @@ def train(
         SamplerLostError: the sampling engine is gone; the state until then is saved.
         NoSignalError: no group has carried signal for `max_flat_iterations` iterations.
         MemoryExhaustedError: the memory does not hold the model, a pack or the sampler's cache.
-        KeyboardInterrupt: stopped by the user; the same command continues from the last checkpoint.
+        KeyboardInterrupt: stopped by the user, or one of several processes by SIGTERM in the middle of an iteration;
+            the same command continues from the last checkpoint.
     """
     termination = termination or Termination()
     if config.method == "rlvr" and acting is None:
@@ -80,9 +81,12 @@ def train(
     with open_run(config, train_examples, validation_examples, domain, selection=selection, acting=acting) as run:
         try:
             if run.processes.count > 1:
+                termination.grace_s = LAUNCHED_GRACE_S
                 termination.hold()
             ending = _loop(run, termination)
         except Terminated:
+            if termination.held and run.processes.count > 1:
+                raise  # the others may wait for this process; the launcher ends them when it has gone
             ending = "terminated"
             # Where an update had begun, the weights are of no iteration: the checkpoint on disk stands.
             if not termination.held:
@@ -92,6 +96,7 @@ def train(
         except SamplerLostError as error:
             # It is lost between updates only, where the weights are whole.
             _save(run)
+            run.processes.part()
             raise SamplerLostError(f"{error} The run is saved; {how_to_resume(config)}.") from error
         state = run.state
     if ending == "flat":

@@ -90,20 +90,10 @@ class VLLMSampler(Closing):
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
         }
-        others = multiprocessing.active_children()
         try:
-            self._engine = self._processes.together(partial(_start, options, policy.device))
-        except BaseException:
-            self.close()
-            raise
-        children = [child for child in multiprocessing.active_children() if child not in others]
-        self._calls = WatchedCalls(children)
-        self._guardian = Guardian([child.pid for child in children if child.pid])
-        try:
+            self._processes.together(partial(self._open, options, policy.device))
             self.update_weights(policy)
-            probe = self.sample([[0]], num_rollouts=1, max_completion_tokens=1, temperature=0, seed=0)
-            if self._folder.is_blank(probe[0][0]):
-                raise SamplerError("vLLM did not take over the policy's weights: docs/training.md has tested versions")
+            self._processes.together(self._probe)
         except BaseException:
             self.close()
             raise
@@ -122,6 +112,18 @@ class VLLMSampler(Closing):
         self._folder.write(policy)
         self._processes.together(self._take_over)
         self._policy = policy
+
+    def _open(self, options: Mapping[str, Any], device: torch.device) -> None:
+        others = multiprocessing.active_children()
+        self._engine = _start(options, device)
+        children = [child for child in multiprocessing.active_children() if child not in others]
+        self._calls = WatchedCalls(children)
+        self._guardian = Guardian([child.pid for child in children if child.pid])
+
+    def _probe(self) -> None:
+        [[probe]] = self.sample([[0]], num_rollouts=1, max_completion_tokens=1, temperature=0, seed=0)
+        if self._folder.is_blank(probe):
+            raise SamplerError("vLLM did not take over the policy's weights: docs/training.md has tested versions")
 
     def _take_over(self) -> None:
         with _engine_errors("taking over the weights"):
@@ -215,8 +217,8 @@ class VLLMSampler(Closing):
         engine, self._engine = self._engine, None
         if engine is not None:
             self._calls.close()
-            self._guardian.close()
             engine.engine_core.shutdown(timeout=SHUTDOWN_S)
+            self._guardian.close()
         self._folder.remove()
 
     def _take(self, output: Any) -> SampledCompletion:

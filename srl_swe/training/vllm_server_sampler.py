@@ -56,12 +56,12 @@ class VLLMServerSampler(Closing):
         self._processes = processes or Processes()
         self._folder = EngineFolder(folder, policy, self._processes)
         self._how_to_start = HOW_TO_START.format(folder=self._folder.path)
-        self._check_server(max_row_tokens)
-        self._check_vocabulary()
+        self._processes.together(lambda: self._check_server(max_row_tokens))
+        self._processes.together(self._check_vocabulary)
         self._hand_over()
-        if self._folder.is_blank(self._probe()):
+        if self._processes.together(self._is_blank):
             self.update_weights(policy)
-            if not self._folder.is_blank(self._probe()):
+            if not self._processes.together(self._is_blank):
                 return
         raise SamplerError(
             f"the server at {self._url} does not sample from the weights that it was given, as vLLM 0.32 does not on a "
@@ -201,8 +201,9 @@ class VLLMServerSampler(Closing):
         if not emptied:
             raise SamplerError(f"the server at {self._url} did not empty its prefix cache; is somebody else using it?")
 
-    def _probe(self) -> SampledCompletion:
-        return self.sample([[0]], num_rollouts=1, max_completion_tokens=1, temperature=0, seed=0)[0][0]
+    def _is_blank(self) -> bool:
+        [[probe]] = self.sample([[0]], num_rollouts=1, max_completion_tokens=1, temperature=0, seed=0)
+        return self._folder.is_blank(probe)
 
     def _take(self, answer: Mapping[str, Any]) -> SampledCompletion:
         choice = answer["choices"][0]

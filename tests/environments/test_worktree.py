@@ -1,8 +1,6 @@
 """Patches out of hostile work trees, and history that must not be readable."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -10,7 +8,6 @@ from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.worktree import WorkTreeBase, extract_patch, forget_history, record_base
 from srl_swe.errors import ContainerError
-from srl_swe.types import CommandResult
 
 pytestmark = pytest.mark.docker
 IMAGE = "srl-swe/base:bookworm"
@@ -117,25 +114,6 @@ def test_unreadable_files_and_repositories_inside(repository: Container) -> None
     assert extracted.problem == ""
     for text in ("+code\n", "+secret\n", "+deep\n"):
         assert text in extracted.patch
-
-
-def test_what_the_engine_lost_once_is_asked_for_again(repository: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = record_base(repository, "/repo")
-    _sh(repository, "cd /repo && echo more >>text.py")
-    execute, calls = repository.execute, []
-
-    def lossy(*arguments: Any, **options: Any) -> CommandResult:
-        result = execute(*arguments, **options)
-        calls.append(arguments)
-        if len(calls) == 1:
-            return replace(result, output="")
-        if len(calls) == 2:
-            raise ContainerError("'/bin/bash' could not be started: 0")
-        return result
-
-    monkeypatch.setattr(repository, "execute", lossy)
-    extracted = extract_patch(repository, "/repo", base)
-    assert (extracted.problem, "+more\n" in extracted.patch) == ("", True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from srl_swe.training.episode_outcomes import EpisodeJob, EpisodeOutcome, Lead
+from srl_swe.training.episode_outcomes import EpisodeJob, EpisodeOutcome, Lead, PlayedLead
 from srl_swe.training.episodes import play_episodes, play_to_forks
 from srl_swe.training.processes import Processes
 
@@ -43,24 +43,28 @@ def play_groups(
     play = partial(play_episodes, on_episode_done=on_episode_done, **playing)
     if leads:
 
-        def group_done() -> None:
-            for _ in groups[0]:
+        def group_done(pair: tuple[EpisodeJob, Sequence[EpisodeJob]]) -> None:
+            for _ in pair[1]:
                 on_episode_done()
 
         return processes.split(
             list(zip(leads, groups, strict=True)),
-            lambda mine: _play_forked(mine, play, partial(play_to_forks, **playing)),
-            on_done=group_done,
+            lambda mine: _play_forked(mine, partial(play_to_forks, **playing), play),
+            on_done_elsewhere=group_done,
         )
-    outcomes = iter(processes.split([job for some in groups for job in some], play, on_done=on_episode_done))
+    outcomes = iter(
+        processes.split([job for some in groups for job in some], play, on_done_elsewhere=lambda _: on_episode_done())
+    )
     return [PlayedGroup(outcomes=tuple(islice(outcomes, len(some))), lead=None) for some in groups]
 
 
 def _play_forked(
-    groups: Sequence[tuple[EpisodeJob, Sequence[EpisodeJob]]], play: Any, play_to_forks: Any
+    groups: Sequence[tuple[EpisodeJob, Sequence[EpisodeJob]]],
+    play_leads: Callable[[Sequence[EpisodeJob]], list[PlayedLead]],
+    play: Callable[[Sequence[EpisodeJob]], list[EpisodeOutcome]],
 ) -> list[PlayedGroup]:
     with ExitStack() as snapshots:
-        played = play_to_forks([lead for lead, _ in groups])
+        played = play_leads([lead for lead, _ in groups])
         for one in played:
             if one.fork:
                 snapshots.callback(one.fork.snapshot.close)
