@@ -12,16 +12,15 @@ from pathlib import PurePosixPath
 from typing import Protocol, get_args
 
 from srl_swe.environments.recording import ExitStatus
-from srl_swe.environments.swe_env import SUBMIT, SWEEnv
-from srl_swe.errors import ContainerError, DataError, EpisodeOverError
+from srl_swe.environments.swe_env import SUBMIT
+from srl_swe.errors import ContainerError, EpisodeOverError
 from srl_swe.evaluation.agent_config import AgentConfig
+from srl_swe.evaluation.episode_environments import EpisodeEnvironment, Finished
 from srl_swe.evaluation.episodes import Episode
 from srl_swe.evaluation.spending import EpisodeBudget
 from srl_swe.pool import WorkTimeoutError
 from srl_swe.prompts import answer_malformed
 from srl_swe.types import HistoryPair, Message, Step
-
-_MAX_LISTING_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,21 +50,21 @@ class ActingEnvironment:
     def __init__(
         self,
         episode: Episode,
-        environment: SWEEnv,
+        environment: EpisodeEnvironment,
         config: AgentConfig,
         budget: EpisodeBudget,
         *,
         say: Callable[[str], None] = lambda stage: None,
     ) -> None:
-        """The environment must have been reset; `say` is told what is being done."""
+        """The environment must have been started; `say` is told what is being done."""
         self._episode = episode
         self._environment = environment
         self._config = config
         self._say = say
         self._busy = threading.Lock()
         self._over: EpisodeOverError | None = None
-        self._final = ("", "")
-        """The patch and why there is none, where the environment itself ended the episode."""
+        self._final = Finished(patch="", problem="")
+        """What the episode leaves where the environment itself ended it."""
         self.budget = budget
         """What the episode's calls of a model may use; `ChatModel.complete` takes it."""
         self.failure: Exception | None = None
@@ -144,19 +143,18 @@ class ActingEnvironment:
             self._say(f"step {self.num_steps}: running")
             # The environment itself would end the episode at the limit, with the patch as it is then.
             try:
-                observation, _, _, truncated, info = self._environment.step(command)
+                ran = self._environment.run(command)
             except ContainerError as error:
                 self.failure = error
                 self._over = EpisodeOverError("container_error", f"the infrastructure failed: {error}")
                 raise
-            code = None if info["exit_code"] is None else int(info["exit_code"])
-            step = Step(thought=thought, action=command, observation=observation, exit_code=code)
+            step = Step(thought=thought, action=command, observation=ran.observation, exit_code=ran.exit_code)
             self._episode.add_step(completion or "", step)
             self._say(f"step {self.num_steps}: deciding")
-            if truncated:
-                self._final = (info["patch"], info["patch_problem"])
+            if ran.finished:
+                self._final = ran.finished
                 self.end("time_limit", f"{self._config.episode_limit_s:g} s are over")
-            return CommandOutcome(observation=observation, exit_code=code)
+            return CommandOutcome(observation=ran.observation, exit_code=ran.exit_code)
 
     def read_file(self, path: str, *, max_bytes: int = 4 << 20) -> bytes:
         """Return the content of a file, whose path is relative to the work tree or absolute. Counts as no step.
@@ -169,10 +167,8 @@ class ActingEnvironment:
         """
         with self._busy:
             self.require_open()
-            container = self._environment.container
-            assert container is not None, "an episode that is not over has a container"
             try:
-                return container.read_file(str(PurePosixPath(self.workdir) / path), max_bytes=max_bytes)
+                return self._environment.read_file(str(PurePosixPath(self.workdir) / path), max_bytes=max_bytes)
             except ContainerError as error:
                 self.failure = error
                 raise
@@ -187,18 +183,11 @@ class ActingEnvironment:
         """
         with self._busy:
             self.require_open()
-            container = self._environment.container
-            assert container is not None, "an episode that is not over has a container"
-            command = ["git", "-c", f"safe.directory={self.workdir}", "-c", "core.quotePath=false", "ls-files", "-z"]
             try:
-                listed = container.execute(command, workdir=self.workdir, max_output_bytes=_MAX_LISTING_BYTES)
+                return self._environment.list_files()
             except ContainerError as error:
                 self.failure = error
                 raise
-        if listed.exit_code != 0 or listed.omitted_bytes:
-            # The agent may have broken the repository.
-            raise DataError(f"{self.instance_id}: the files of {self.workdir} cannot be listed: {listed.output[-500:]}")
-        return [path for path in listed.output.split("\0") if path]
 
     def refuse(self, completion: str, reason: str, *, cut_off: bool = False) -> None:
         """Record an answer of a model that holds no command, and why; it is no step."""
@@ -231,9 +220,7 @@ class ActingEnvironment:
         try:
             if self.failure is not None:
                 raise self.failure
-            if self._environment.container is not None:
-                info = self._environment.finish()
-                self._final = (info["patch"], info["patch_problem"])
-            return self._final
+            self._final = self._environment.finish() or self._final
+            return self._final.patch, self._final.problem
         finally:
             self._busy.release()

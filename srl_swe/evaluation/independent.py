@@ -22,7 +22,6 @@ from tenacity import (
 )
 
 from srl_swe.environments.recording import ExitStatus
-from srl_swe.environments.swe_env import SWEEnv
 from srl_swe.errors import (
     ContainerError,
     EndpointError,
@@ -34,7 +33,9 @@ from srl_swe.errors import (
     SrlSweError,
 )
 from srl_swe.evaluation.acting import ActingEnvironment, InstanceAgent
+from srl_swe.evaluation.acting_places import ActingPlaces
 from srl_swe.evaluation.agent_config import AgentConfig, AgentOutcome
+from srl_swe.evaluation.episode_environments import EpisodeEnvironment, TimeLimits
 from srl_swe.evaluation.episodes import Episode, EpisodeResult, write_episode
 from srl_swe.evaluation.predictions import earlier_predictions
 from srl_swe.evaluation.progress import RunningTable
@@ -45,6 +46,7 @@ from srl_swe.prompts import ISSUE_TEMPLATE, render
 from srl_swe.types import Instance, Message
 
 if TYPE_CHECKING:
+    from srl_swe.evaluation.fleet import Fleet
     from srl_swe.evaluation.grading_ahead import GradingAhead
 
 _STOP_LIMIT_S = 20.0
@@ -77,20 +79,25 @@ class IndependentEpisodes:
         account: SpendingAccount,
         max_episode_cost: float | None = None,
         described: Mapping[str, Any] | None = None,
+        fleet: "Fleet | None" = None,
     ) -> None:
-        """`model_name` goes into the predictions, `described` into the episodes' files."""
+        """`model_name` goes into the predictions, `described` into the episodes' files.
+
+        Episodes are spread over the places of a `fleet`; without one they are at the engine of this machine.
+        """
         self._make_agent = make_agent
         self._model_name = model_name
         self._config = config
         self._account = account
         self._max_episode_cost = max_episode_cost
         self._described = dict(described or {})
+        self._places = ActingPlaces(fleet, max_parallel=config.max_parallel)
         self._stopping = False
         self._admitted: set[str] = set()
         """Ids of instances whose images are held for their episodes."""
         self._no_money: SpendingLimitError | None = None
         self._open: set[ActingEnvironment] = set()
-        self._environments: set[SWEEnv] = set()
+        self._environments: set[EpisodeEnvironment] = set()
 
     def run(
         self,
@@ -142,6 +149,7 @@ class IndependentEpisodes:
     ) -> None:
         self._stopping, self._no_money = False, None
         self._admitted.clear()
+        self._places.prepare(instances)
         pool = WorkPool(self._config.max_parallel)
         try:
             for instance, outcome in pool.run(
@@ -223,34 +231,29 @@ class IndependentEpisodes:
 
     def _play_once(self, instance: Instance, table: RunningTable) -> _Played:
         table.stage(instance.instance_id, "starting")
-        environment = SWEEnv(
-            instances=[instance],
-            grade=False,
-            # Steps are counted by what the agent acts on.
-            max_steps=None,
-            num_warm=0,
-            command_timeout_s=self._config.command_timeout_s,
-            episode_timeout_s=self._config.episode_limit_s,
+        limits = TimeLimits(
+            command_timeout_s=self._config.command_timeout_s, episode_limit_s=self._config.episode_limit_s
         )
-        self._environments.add(environment)
-        try:
-            if self._stopping:
-                raise ContainerError(f"{instance.instance_id}: the evaluation is being stopped")
-            self._start(instance, environment)
-            table.stage(instance.instance_id, "acting")
-            return self._act(instance, environment, lambda stage: table.stage(instance.instance_id, stage))
-        finally:
-            self._environments.discard(environment)
-            _close(environment)
+        with self._places.opened(instance, limits) as environment:
+            self._environments.add(environment)
+            try:
+                if self._stopping:
+                    raise ContainerError(f"{instance.instance_id}: the evaluation is being stopped")
+                self._start(instance, environment)
+                table.stage(instance.instance_id, "acting")
+                return self._act(instance, environment, lambda stage: table.stage(instance.instance_id, stage))
+            finally:
+                self._environments.discard(environment)
+                _close(environment)
 
-    def _start(self, instance: Instance, environment: SWEEnv) -> None:
+    def _start(self, instance: Instance, environment: EpisodeEnvironment) -> None:
         """Start the episode's container. Raises ContainerError also where that takes longer than its limit."""
         ended: list[BaseException | None] = []
         is_late = threading.Event()
 
         def reset() -> None:
             try:
-                environment.reset(options={"instance_id": instance.instance_id})
+                environment.start()
             except BaseException as error:  # noqa: BLE001 - raised by who waits
                 ended.append(error)
             else:
@@ -268,7 +271,7 @@ class IndependentEpisodes:
         if ended[0] is not None:
             raise ended[0]
 
-    def _act(self, instance: Instance, environment: SWEEnv, say: Callable[[str], None]) -> _Played:
+    def _act(self, instance: Instance, environment: EpisodeEnvironment, say: Callable[[str], None]) -> _Played:
         # Starts the clock.
         episode = Episode(instance=instance)
         budget = EpisodeBudget(
@@ -336,7 +339,7 @@ class IndependentEpisodes:
         write_episode(output, played.result, prompt=played.prompt, config=config)
 
 
-def _close(environment: SWEEnv) -> None:
+def _close(environment: EpisodeEnvironment) -> None:
     try:
         environment.close()
     except ContainerError as error:

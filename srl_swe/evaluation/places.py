@@ -1,6 +1,7 @@
-"""Where patches are graded: what a place is, and one engine of which this process is the client.
+"""Where episodes are played and patches graded: what a place is, and one engine of which this process is the client.
 
-The other kind of place is a node of a Ray cluster (`ray_nodes`). Left out: which place grades what (`fleet`).
+The other kind of place is a node of a Ray cluster (`ray_nodes`). Left out: which place does what (`fleet`,
+`acting_places`).
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from srl_swe.types import Instance, Verdict
 if TYPE_CHECKING:
     from srl_swe.environments.engine import Engine
     from srl_swe.environments.image_supply import ImageSupply
+    from srl_swe.evaluation.episode_environments import EpisodeEnvironment, TimeLimits
 
 _AGAIN_S = 60.0
 """Between two tries of the same name."""
@@ -44,6 +46,9 @@ class Place(Protocol):
 
     def judge(self, instance: Instance, patch: str, say: Callable[[str], None]) -> Verdict:
         """Grade a patch, which is not empty; `say` takes what is being done."""
+
+    def open_environment(self, instance: Instance, limits: "TimeLimits") -> "EpisodeEnvironment":
+        """Return an episode's environment there, not yet started."""
 
     def find_images(self, names: Sequence[str]) -> Mapping[str, str]:
         """Return the id of each of these images that is there."""
@@ -90,6 +95,12 @@ class EnginePlace:
             ensure_image(self.engine, instance.environment)
             say("tests")
             return grade(self.engine, instance, patch)
+
+    def open_environment(self, instance: Instance, limits: "TimeLimits") -> "EpisodeEnvironment":
+        """See `Place`."""
+        from srl_swe.evaluation.episode_environments import EngineEnvironment
+
+        return EngineEnvironment(instance, limits, self.engine)
 
     def find_images(self, names: Sequence[str]) -> Mapping[str, str]:
         """See `Place`."""

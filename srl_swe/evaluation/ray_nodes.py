@@ -1,7 +1,8 @@
 """The nodes of a Ray cluster as places, each with the engine of its machine.
 
-Ray starts one `NodeGrader` per node and carries questions and answers, which are JSON. Left out: the work on a node
-(`node_grader`), which node grades what (`dispatch`), starting a cluster of several machines (Ray's own commands).
+Ray starts one `NodeWorker` per node and carries questions and answers, which are JSON. Left out: the work on a node
+(`node_worker`), which node does what (`dispatch`, `acting_places`), starting a cluster of several machines (Ray's own
+commands).
 """
 
 import json
@@ -23,7 +24,9 @@ from srl_swe.errors import (
     MissingExtraError,
     SrlSweError,
 )
-from srl_swe.evaluation.node_grader import NodeGrader, instance_json, result_of, verdict_from
+from srl_swe.evaluation.episode_environments import EpisodeEnvironment, TimeLimits
+from srl_swe.evaluation.node_environment import NodeEnvironment
+from srl_swe.evaluation.node_worker import NodeWorker, instance_json, result_of, verdict_from
 from srl_swe.evaluation.places import LatelyTried, Place
 from srl_swe.evaluation.results import harness_version
 from srl_swe.types import Instance, Verdict
@@ -48,7 +51,7 @@ class RayConfig:
     resource: str | None = None
     """Only nodes that have this custom resource take part; None = all."""
     max_parallel: int = 2
-    """Gradings at once on each node."""
+    """Gradings at once on each node, and episodes at once on all of them."""
 
 
 class RayNodes(Closing):
@@ -133,17 +136,17 @@ class RayNodes(Closing):
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         options: dict[str, Any] = {
-            # What grading uses is the engine's, not Ray's.
+            # What is done there uses the engine, not Ray's processors.
             "num_cpus": 0,
-            # Beside gradings there are questions, and gradings that were left behind at their limit.
-            "max_concurrency": 2 * self._config.max_parallel + 4,
+            # Beside gradings and episodes there are questions, and what was left behind at its limit.
+            "max_concurrency": 3 * self._config.max_parallel + 8,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
         }
-        return self._ray.remote(NodeGrader).options(**options).remote()
+        return self._ray.remote(NodeWorker).options(**options).remote(ends_with_parent=True)
 
 
 class _RayNode:
-    """A `Place`: the grader of one node."""
+    """A `Place`: the worker of one node."""
 
     def __init__(self, ray: ModuleType, name: str, actor: Any) -> None:
         self.name = name
@@ -162,6 +165,9 @@ class _RayNode:
         question = self.ask("judge", instance_json(instance), patch.encode("utf-8", "surrogatepass"))
         # Without a limit of its own: the caller's ends by closing the place, or leaves this behind.
         return verdict_from(self.answer(question, until=None))
+
+    def open_environment(self, instance: Instance, limits: TimeLimits) -> EpisodeEnvironment:
+        return NodeEnvironment(self._ask_and_wait, instance, limits)
 
     def find_images(self, names: Sequence[str]) -> Mapping[str, str]:
         found: dict[str, str] = self._quickly("find_images", json.dumps(list(names)).encode())
@@ -209,13 +215,17 @@ class _RayNode:
         except self._ray.exceptions.RayError as error:
             raise self._gone(error) from error
 
+    def _ask_and_wait(self, question: str, *arguments: bytes, limit_s: float | None = None) -> Any:
+        until = None if limit_s is None else time.monotonic() + limit_s
+        return self.answer(self.ask(question, *arguments), until=until)
+
     def _quickly(self, question: str, *arguments: bytes) -> Any:
-        return self.answer(self.ask(question, *arguments), until=time.monotonic() + _ANSWER_LIMIT_S)
+        return self._ask_and_wait(question, *arguments, limit_s=_ANSWER_LIMIT_S)
 
     def _gone(self, error: Exception) -> ContainerError:
         said = " ".join(str(error)[:_MAX_SAID_CHARS].split())
         if isinstance(error, self._ray.exceptions.RayTaskError):
-            return ContainerError(f"{self.name}: the grader failed: {said}")
+            return ContainerError(f"{self.name}: the worker failed: {said}")
         return EngineUnavailableError(f"{self.name} is gone: {said}")
 
 

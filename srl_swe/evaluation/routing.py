@@ -19,13 +19,21 @@ def choose(place: str, wanted: Sequence[Sequence[str]], images: Mapping[str, Col
     >>> choose("a", [["y"], ["z"], ["x"]], images), choose("b", [["x"], ["z"]], images), choose("b", [["x"]], images)
     (2, 1, 0)
     """
-    here = images.get(place, ())
     anywhere = set().union(*images.values())
     best: tuple[tuple[int, ...], int] | None = None
     for index, names in enumerate(wanted):
-        distance = tuple(HERE if name in here else ELSEWHERE if name in anywhere else NOWHERE for name in names)
-        if not any(distance):
+        how_far = distance(names, here=images.get(place, ()), anywhere=anywhere)
+        if not any(how_far):
             return index
-        if best is None or (distance, index) < best:
-            best = distance, index
+        if best is None or (how_far, index) < best:
+            best = how_far, index
     return None if best is None else best[1]
+
+
+def distance(names: Sequence[str], *, here: Collection[str], anywhere: Collection[str]) -> tuple[int, ...]:
+    """Return how far each image is from a place that has those that are `here`.
+
+    >>> distance(["x", "y", "z"], here={"x"}, anywhere={"x", "y"}) == (HERE, ELSEWHERE, NOWHERE)
+    True
+    """
+    return tuple(HERE if name in here else ELSEWHERE if name in anywhere else NOWHERE for name in names)

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,11 +20,15 @@ from srl_swe.environments.container import Container
 from srl_swe.environments.engine import Engine
 from srl_swe.environments.leases import LABEL
 from srl_swe.errors import EngineUnavailableError, MissingExtraError
+from srl_swe.evaluation.acting import ActingEnvironment
+from srl_swe.evaluation.agent_config import AgentConfig
 from srl_swe.evaluation.controls import gold_predictions, reversed_predictions
 from srl_swe.evaluation.fleet import Fleet
+from srl_swe.evaluation.independent import IndependentEpisodes
 from srl_swe.evaluation.ray_nodes import RayConfig, RayNodes
 from srl_swe.evaluation.report import Summary
 from srl_swe.evaluation.scheduler import EvaluationConfig, evaluate, evaluate_on
+from srl_swe.evaluation.spending import SpendingAccount
 from srl_swe.types import Instance, Prediction
 from tests.environments.embedded import CACHE, engine_with_base_image
 from tests.evaluation.conftest import TINY_IMAGE, slow, tiny_instances
@@ -120,14 +125,14 @@ def own_instances(count: int, *, slow_s: float = 0.0) -> list[Instance]:
     return [named[0], *(slow(instance, slow_s) for instance in named[1:])]
 
 
-def running(engine: Engine) -> set[str]:
-    """Return the containers that grade our own instances."""
-    return {row.id for row in engine.list_containers(LABEL) if row.id.startswith(f"srl-swe-grade-{PREFIX}-")}
+def running(engine: Engine, name: str = f"srl-swe-grade-{PREFIX}-") -> set[str]:
+    """Return the containers that grade our own instances, or those with another name."""
+    return {row.id for row in engine.list_containers(LABEL) if row.id.startswith(name)}
 
 
-def until_gone(engine: Engine) -> None:
+def until_gone(engine: Engine, name: str = f"srl-swe-grade-{PREFIX}-") -> None:
     deadline = time.monotonic() + 30
-    while left := running(engine):
+    while left := running(engine, name):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
 
@@ -159,6 +164,41 @@ def test_instances_go_where_their_image_is(
         assert "PASSED test_calc.py::test_add" in log
     finally:
         machines.docker.remove_image(only_docker)
+
+
+def test_a_node_is_killed_and_its_episodes_are_played_elsewhere(machines: Machines, tmp_path: Path) -> None:
+    third = machines.cluster.add({})
+    machines.cluster.wait()
+    config = RayConfig(address=machines.cluster.address, resource=RESOURCE, max_parallel=6)
+    begun: Counter[str] = Counter()
+    killed = threading.Event()
+
+    class Acts:
+        def act(self, environment: ActingEnvironment) -> None:
+            begun[environment.instance_id] += 1
+            assert environment.list_files() == ["calc.py"]
+            environment.run("sed -i 's/a - b/a + b/' calc.py")
+            deadline = time.monotonic() + 60
+            while len(begun) < 6 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if not killed.is_set():
+                killed.set()
+                machines.cluster.kill(third)
+            environment.run("sleep 12")  # longer than it takes to notice that a node has died
+
+    with RayNodes(config) as nodes, Fleet(nodes.open_places()) as fleet:
+        assert len(fleet.places) == 3
+        acting = AgentConfig(command_timeout_s=60.0, max_parallel=6)
+        episodes = IndependentEpisodes(Acts, model_name="class", config=acting, account=SpendingAccount(), fleet=fleet)
+        instances = own_instances(6)
+        outcome = episodes.run(instances, tmp_path)
+        assert outcome.invalid == {}
+        assert len(fleet.places) == 2
+        assert sorted(begun.values()) == [1, 1, 1, 1, 2, 2], "a third of them had been at the node that was killed"
+        summary = grade(fleet, tmp_path, instances, outcome.predictions)
+        assert (summary.num_resolved, summary.invalid) == (6, {})
+    for engine in (machines.docker, machines.embedded):
+        until_gone(engine, f"srl-swe-{PREFIX}-")
 
 
 def test_a_node_is_killed_and_every_instance_gets_its_verdict(machines: Machines, fleet: Fleet, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from srl_swe.evaluation.batching import BatchedModel
 from srl_swe.evaluation.chat_agent import ChatAgent
 from srl_swe.evaluation.chat_models import ChatModel
 from srl_swe.evaluation.endpoint import Endpoint
+from srl_swe.evaluation.fleet import Fleet
 from srl_swe.evaluation.grading_ahead import GradingAhead
 from srl_swe.evaluation.independent import IndependentEpisodes
 from srl_swe.evaluation.scaffolds import Agentless, OracleEdit, gold_paths
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
 class Act(Protocol):
     """Plays the episodes of all instances."""
 
-    def __call__(self, folder: Path, number: int, ahead: GradingAhead | None = None) -> AgentOutcome:
-        """Return what the agent left behind. `number` of the sample from 0; `ahead` brings images and grades."""
+    def __call__(
+        self, folder: Path, number: int, ahead: GradingAhead | None = None, fleet: Fleet | None = None
+    ) -> AgentOutcome:
+        """Return what the agent left behind. `number` of the sample from 0; `ahead` brings images and grades.
+
+        Episodes are spread over a `fleet`; without one they are at the engine of this machine.
+        """
 
 
 ENGINE_FOLDER = "engine"
@@ -95,7 +101,7 @@ def _independent(
     if config.model is not None:
         described = {"scaffold": config.scaffold, "limits": asdict(_limits(config))}
 
-    def act(folder: Path, number: int, ahead: GradingAhead | None = None) -> AgentOutcome:
+    def act(folder: Path, number: int, ahead: GradingAhead | None = None, fleet: Fleet | None = None) -> AgentOutcome:
         agent_config = _of_sample(config.agent, number)
         episodes = IndependentEpisodes(
             agent_of(agent_config),
@@ -104,6 +110,7 @@ def _independent(
             account=account,
             max_episode_cost=config.asking.max_episode_cost,
             described=described,
+            fleet=fleet,
         )
         return episodes.run(instances, folder, console=console, ahead=ahead)
 

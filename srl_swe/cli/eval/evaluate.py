@@ -216,11 +216,7 @@ def run_evaluation(
             images,
         ):
             if act is not None:
-                folders = sample_folders(output, config.samples)
-                outcomes = [
-                    _act(act, number, _grading_config(config, folder), fleet, images, console)
-                    for number, folder in enumerate(folders)
-                ]
+                outcomes = [_act(config, act, number, fleet, images, console) for number in range(config.samples)]
                 samples, invalid = [each.predictions for each in outcomes], [each.invalid for each in outcomes]
                 # Grading needs the memory more than the model does.
                 acting.close()
@@ -241,15 +237,11 @@ def run_evaluation(
 
 
 def _act(
-    act: Act,
-    number: int,
-    grading: EvaluationConfig,
-    fleet: Fleet,
-    images: "ImageSupply | None",
-    console: Console,
+    config: EvalConfig, act: Act, number: int, fleet: Fleet, images: "ImageSupply | None", console: Console
 ) -> AgentOutcome:
-    with GradingAhead(fleet, grading, images=images, console=console) as ahead:
-        return act(grading.output, number, ahead)
+    folder = sample_folders(output_folder(config), config.samples)[number]
+    with GradingAhead(fleet, _grading_config(config, folder), images=images, console=console) as ahead:
+        return act(folder, number, ahead, fleet if config.fleet.is_elsewhere else None)
 
 
 def _grading_config(config: EvalConfig, folder: Path) -> EvaluationConfig:

@@ -1,4 +1,4 @@
-"""Where an evaluation grades, as the options say: one engine, several by their addresses, or the nodes of a cluster."""
+"""Where an evaluation acts and grades, as the options say: one engine, several by address, or nodes of a cluster."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FleetOptions:
-    """Where patches are graded."""
+    """Where episodes are played and patches graded."""
 
     executor: Literal["local", "ray"] = "local"
     """ray: the instances are spread over the nodes of a Ray cluster, each with its own engine; needs the extra
@@ -27,7 +27,7 @@ class FleetOptions:
     ray_address: str | None = None
     """With --executor ray: address of a running cluster, HOST:PORT or auto; default: Ray is started on this machine."""
     ray_resource: str | None = None
-    """With --executor ray: only nodes that have this custom resource grade; default: all nodes."""
+    """With --executor ray: only nodes that have this custom resource take part; default: all nodes."""
 
     def __post_init__(self) -> None:
         if self.executor == "ray" and self.engines is not None:
@@ -37,7 +37,7 @@ class FleetOptions:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether patches are graded at other engines than the one that this machine uses by itself."""
+        """Whether the containers are at other engines than the one that this machine uses by itself."""
         return self.executor == "ray" or self.engines is not None
 
 
