@@ -1,12 +1,13 @@
-"""At which engine an episode is played: one that has its image, and where not too many act already.
+"""At which engine an episode is played: one that has its image, where not too many act already.
 
 Left out: the episode itself (`independent`), the places (`fleet`).
 """
 
 import threading
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from srl_swe.errors import ContainerError, EngineUnavailableError
 from srl_swe.evaluation.episode_environments import EngineEnvironment, EpisodeEnvironment, TimeLimits
@@ -15,16 +16,26 @@ from srl_swe.evaluation.places import Place, needed_images
 from srl_swe.evaluation.routing import distance
 from srl_swe.types import Instance
 
+_SEARCH_AGAIN_S = 20.0
+
 
 class ActingPlaces:
     """The places of a fleet for episodes; without a fleet, the engine of this machine. Serves many threads at once."""
 
     def __init__(self, fleet: Fleet | None, *, max_parallel: int) -> None:
-        """`max_parallel` is how many episodes are open at once, at all places together."""
+        """`max_parallel` is how many episodes are to be open at once, at each place."""
         self._fleet = fleet
         self._max_parallel = max_parallel
         self._lock = threading.Lock()
         self._acting: Counter[str] = Counter()
+        self._failed_at: defaultdict[str, set[str]] = defaultdict(set)
+        """Places that an instance's episode failed at, by instance id."""
+        self._searched = time.monotonic()
+
+    @property
+    def num_at_once(self) -> int:
+        """How many episodes may be open at once, at all places together."""
+        return self._max_parallel * (1 if self._fleet is None else max(1, len(self._fleet.places)))
 
     def prepare(self, instances: Sequence[Instance]) -> None:
         """Find out which images there are at which place."""
@@ -46,6 +57,8 @@ class ActingPlaces:
         try:
             yield place.open_environment(instance, limits)
         except ContainerError as error:
+            with self._lock:
+                self._failed_at[instance.instance_id].add(place.name)
             self._fleet.forget_images(place, needed_images(instance)[:1])
             places = self._fleet.places
             if len(places) > 1 or place not in places:
@@ -53,22 +66,25 @@ class ActingPlaces:
                 # Also where the engine is gone: another one can go on.
                 raise ContainerError(f"{instance.instance_id} at {place.name}: {error}") from error
             raise
+        else:
+            self._played(self._fleet, instance, place)
         finally:
             with self._lock:
                 self._acting[place.name] -= 1
 
     def _choose(self, fleet: Fleet, instance: Instance) -> Place:
+        self._search(fleet)
         fleet.require_places()
         names = needed_images(instance)[:1]
         with self._lock:
             places, images = fleet.places, fleet.images()
             anywhere = set().union(*images.values())
-            share = -(-self._max_parallel // max(1, len(places)))
+            failed_at = self._failed_at[instance.instance_id]
 
-            def rank(place: Place) -> tuple[bool, tuple[int, ...], int]:
+            def rank(place: Place) -> tuple[bool, bool, tuple[int, ...], int]:
                 acting = self._acting[place.name]
                 how_far = distance(names, here=images.get(place.name, ()), anywhere=anywhere)
-                return acting >= share, how_far, acting
+                return place.name in failed_at, acting >= self._max_parallel, how_far, acting
 
             if not places:
                 raise EngineUnavailableError("no engine is left")
@@ -76,6 +92,29 @@ class ActingPlaces:
             self._acting[place.name] += 1
         fleet.expect_images(place, names)
         return place
+
+    def _played(self, fleet: Fleet, instance: Instance, place: Place) -> None:
+        """Note that an episode went well, and take places out where too many failed that went well elsewhere."""
+        fleet.believe(place)
+        with self._lock:
+            failed_at = self._failed_at.pop(instance.instance_id, set()) - {place.name}
+        for name in failed_at:
+            blamed = fleet.blame(name)
+            if blamed is not None:
+                fleet.lose(blamed, "several episodes failed there and went well elsewhere")
+
+    def _search(self, fleet: Fleet) -> None:
+        """Look now and then for places that have come, or are back."""
+        with self._lock:
+            if time.monotonic() - self._searched < _SEARCH_AGAIN_S:
+                return
+            self._searched = time.monotonic()
+
+        def search() -> None:
+            with suppress(ContainerError):
+                fleet.search()
+
+        threading.Thread(target=search, name="search for engines", daemon=True).start()
 
     @staticmethod
     def _doubt(fleet: Fleet, place: Place) -> None:

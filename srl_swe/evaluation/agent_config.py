@@ -31,8 +31,8 @@ class AgentConfig:
     infrastructure_attempts: int = 3
     """How often an episode is begun before infrastructure failures make it invalid."""
     max_parallel: int = 4
-    """Episodes open at once, each with a container, at all engines together: at most so many completions are sampled
-    side by side. Also gradings at once, at each engine; half as many while episodes are played."""
+    """Episodes open at once, each with a container: at most so many completions are sampled side by side. Also gradings
+    at once; half as many while episodes are played. With several engines, at each of them."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "max_malformed", "max_completion_tokens", "infrastructure_attempts", "max_parallel"):

@@ -159,8 +159,9 @@ class Fleet(Closing):
     def expect_images(self, place: Place, names: Sequence[str]) -> None:
         """Note that work begins at a place after which it has these images."""
         with self._lock:
-            for name in names:
-                self._images.setdefault(place.name, {}).setdefault(name, "")
+            if self._places.get(place.name) is place:
+                for name in names:
+                    self._images.setdefault(place.name, {}).setdefault(name, "")
 
     def forget_images(self, place: Place, names: Sequence[str]) -> None:
         """Note that it may not have these images after all."""

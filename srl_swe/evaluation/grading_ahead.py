@@ -18,9 +18,10 @@ from rich.text import Text
 
 from srl_swe.errors import ContainerError
 from srl_swe.evaluation.fleet import Fleet
-from srl_swe.evaluation.places import Place, published_image
+from srl_swe.evaluation.places import Place, needed_images, published_image
 from srl_swe.evaluation.progress import printable
 from srl_swe.evaluation.results import VerdictStore
+from srl_swe.evaluation.routing import distance
 from srl_swe.evaluation.scheduler import (
     RESULTS_FOLDER,
     EvaluationConfig,
@@ -183,7 +184,16 @@ class GradingAhead:
     def _grade(self, job: _Job) -> Verdict:
         instance, patch = job
         self._fleet.require_places()
-        place = min(self._fleet.places, key=lambda place: self._running[place.name])
+        names, images = needed_images(instance)[:1], self._fleet.images()
+        anywhere = set().union(*images.values())
+        at_each = max(1, self._config.max_parallel // 2)
+
+        def rank(place: Place) -> tuple[bool, tuple[int, ...], int]:
+            running = self._running[place.name]
+            return running >= at_each, distance(names, here=images.get(place.name, ()), anywhere=anywhere), running
+
+        # Where the episode was, its image is.
+        place = min(self._fleet.places, key=rank)
         self._running[place.name] += 1
         try:
             verdict = place.judge(instance, patch, lambda stage: None)

@@ -150,7 +150,7 @@ class IndependentEpisodes:
         self._stopping, self._no_money = False, None
         self._admitted.clear()
         self._places.prepare(instances)
-        pool = WorkPool(self._config.max_parallel)
+        pool = WorkPool(self._places.num_at_once)
         try:
             for instance, outcome in pool.run(
                 ahead.ordered(instances) if ahead else instances,
@@ -193,8 +193,9 @@ class IndependentEpisodes:
             self._stopping = True
             for acting in list(self._open):
                 acting.budget.close()
-            for environment in list(self._environments):
-                _close(environment)
+            still_open = list(self._environments)
+            for _ in WorkPool(len(still_open) or 1).run(still_open, _close, limit_s=lambda _: _STOP_LIMIT_S):
+                pass
             pool.join(_STOP_LIMIT_S)
 
     def _limit_s(self) -> float:
@@ -237,14 +238,18 @@ class IndependentEpisodes:
         with self._places.opened(instance, limits) as environment:
             self._environments.add(environment)
             try:
-                if self._stopping:
-                    raise ContainerError(f"{instance.instance_id}: the evaluation is being stopped")
+                self._require_going(instance)
                 self._start(instance, environment)
+                self._require_going(instance)
                 table.stage(instance.instance_id, "acting")
                 return self._act(instance, environment, lambda stage: table.stage(instance.instance_id, stage))
             finally:
                 self._environments.discard(environment)
                 _close(environment)
+
+    def _require_going(self, instance: Instance) -> None:
+        if self._stopping:
+            raise ContainerError(f"{instance.instance_id}: the evaluation is being stopped")
 
     def _start(self, instance: Instance, environment: EpisodeEnvironment) -> None:
         """Start the episode's container. Raises ContainerError also where that takes longer than its limit."""

@@ -45,7 +45,7 @@ class NodeEnvironment:
     def read_file(self, path: str, *, max_bytes: int) -> bytes:
         """See `EpisodeEnvironment`."""
         return base64.b64decode(
-            self._ask("read_file", self._key, path.encode("utf-8", "surrogatepass"), str(max_bytes).encode())
+            self._ask("read_file", self._key, path.encode("utf-8", "surrogatepass"), str(int(max_bytes)).encode())
         )
 
     def list_files(self) -> list[str]:

@@ -24,7 +24,7 @@ from srl_swe.types import Instance, Verdict
 _INSTANCE: TypeAdapter[Instance] = TypeAdapter(Instance)
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _LOOK_S = 1.0
-_OF_FILES = (FileNotFoundError, IsADirectoryError)
+_OF_ARGUMENTS = (FileNotFoundError, IsADirectoryError, ValueError)
 
 
 class NodeWorker:
@@ -82,6 +82,10 @@ class NodeWorker:
             )
             self._environments[key] = environment
             environment.start()
+            if self._environments.get(key) is not environment:
+                # Closed meanwhile, as its start took too long.
+                environment.close()
+                raise ContainerError("the episode was closed before it had started")
 
         return _answer(start)
 
@@ -169,12 +173,12 @@ def result_of(answer: bytes) -> Any:
     """Return the result in an answer.
 
     Raises:
-        SrlSweError, FileNotFoundError, IsADirectoryError: the error that the answer names.
+        SrlSweError, FileNotFoundError, IsADirectoryError, ValueError: the error that the answer names.
     """
     content = json.loads(answer)
     if "error" not in content:
         return content["result"]
-    for missing in _OF_FILES:
+    for missing in _OF_ARGUMENTS:
         if content["error"] == missing.__name__:
             raise missing(content["message"])
     kind = getattr(errors, content["error"], None)
@@ -186,5 +190,5 @@ def result_of(answer: bytes) -> Any:
 def _answer(work: Callable[[], object]) -> bytes:
     try:
         return json.dumps({"result": work()}).encode()
-    except (SrlSweError, *_OF_FILES) as error:
+    except (SrlSweError, *_OF_ARGUMENTS) as error:
         return json.dumps({"error": type(error).__name__, "message": str(error)}).encode()

@@ -51,7 +51,7 @@ class RayConfig:
     resource: str | None = None
     """Only nodes that have this custom resource take part; None = all."""
     max_parallel: int = 2
-    """Gradings at once on each node, and episodes at once on all of them."""
+    """Gradings at once on each node, and episodes."""
 
 
 class RayNodes(Closing):
@@ -192,6 +192,8 @@ class _RayNode:
 
     def ask(self, question: str, *arguments: bytes) -> Any:
         """Send a question; return what `answer` waits for."""
+        if self._closed:
+            raise EngineUnavailableError(f"{self.name} was taken out")
         try:
             return getattr(self._actor, question).remote(*arguments)
         except self._ray.exceptions.RayError as error:
@@ -238,6 +240,8 @@ def _require_listener(address: str | None) -> None:
 
 def _import_ray(*, local: bool) -> ModuleType:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # A question that comes after the end would start another Ray.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     if local:
         # Read at the import: Ray then uses the loopback interface alone, as it does by itself on macOS.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -20,6 +20,7 @@ from srl_swe.evaluation.fleet import Fleet
 from srl_swe.evaluation.independent import IndependentEpisodes
 from srl_swe.evaluation.record import read_record
 from srl_swe.evaluation.spending import SpendingAccount
+from srl_swe.types import Instance
 from tests.environments.relays import Relay
 from tests.evaluation.conftest import TINY_IMAGE, own_containers, tiny_instances, write_rows
 
@@ -55,7 +56,8 @@ def fleet(relays: tuple[Relay, Relay]) -> Iterator[Fleet]:
 def test_an_episode_goes_where_its_image_is_and_where_few_act(fleet: Fleet) -> None:
     first, second = fleet.places
     instances = tiny_instances(4)
-    places = ActingPlaces(fleet, max_parallel=4)
+    places = ActingPlaces(fleet, max_parallel=2)
+    assert places.num_at_once == 4
     chosen: list[str] = []
     fleet.expect_images(second, [TINY_IMAGE])
 
@@ -64,7 +66,7 @@ def test_an_episode_goes_where_its_image_is_and_where_few_act(fleet: Fleet) -> N
         chosen.append(place.name)
         return place.name
 
-    # Up to its share of the episodes where the image is, then at the other one.
+    # As many as there may be where the image is, then at the other one.
     assert [choose() for _ in range(4)] == [second.name, second.name, first.name, first.name]
     places._acting.clear()
     fleet.lose(second, "gone")
@@ -74,12 +76,26 @@ def test_an_episode_goes_where_its_image_is_and_where_few_act(fleet: Fleet) -> N
         pass
 
 
-def test_a_place_that_fails_but_answers_stays(fleet: Fleet) -> None:
+def test_what_fails_at_a_place_goes_to_another_one_and_too_much_of_it_ends_the_place(fleet: Fleet) -> None:
+    """It answers, but starts nothing, as with a full disk: always the place where the fewest act."""
     places = ActingPlaces(fleet, max_parallel=2)
-    instance = tiny_instances(1)[0]
-    with pytest.raises(ContainerError, match=r"at tcp://.*: broken"), places.opened(instance, LIMITS):
-        raise EngineUnavailableError("broken")
-    assert len(fleet.places) == 2
+    broken, fine = fleet.places
+
+    def play(instance: Instance) -> str:
+        place = places._choose(fleet, instance)
+        places._acting[place.name] -= 1
+        with places.opened(instance, LIMITS):
+            if place is broken:
+                raise EngineUnavailableError("broken")
+        return place.name
+
+    for instance in tiny_instances(3):
+        fleet.forget_images(fine, [TINY_IMAGE])
+        with pytest.raises(ContainerError, match=r"at tcp://.*: broken"):
+            play(instance)
+        assert broken in fleet.places
+        assert play(instance) == fine.name
+    assert fleet.places == (fine,)
     assert not any(places._acting.values())
 
 

@@ -66,6 +66,8 @@ def test_an_episode_crosses_as_it_is(tiny_engine: Engine) -> None:
             environment.read_file("/testbed/no-such-file", max_bytes=10)
         with pytest.raises(IsADirectoryError):
             environment.read_file("/testbed", max_bytes=10)
+        with pytest.raises(ValueError, match="absolute path"):
+            environment.read_file("/testbed/\0", max_bytes=10)
         with pytest.raises(DataError, match="at most 1"):
             environment.read_file("/testbed/calc.py", max_bytes=1)
         assert environment.list_files() == ["calc.py"]
@@ -90,6 +92,27 @@ def test_an_episode_crosses_as_it_is(tiny_engine: Engine) -> None:
         assert "+more" in ended.finished.patch
     finally:
         late.close()
+
+
+def test_an_episode_that_is_closed_while_it_starts_leaves_nothing() -> None:
+    worker, closed = NodeWorker(), []
+
+    class Slow:
+        def start(self) -> None:
+            result_of(worker.close_environment(b"key"))
+
+        def close(self) -> None:
+            closed.append("closed")
+
+    class Place:
+        def open_environment(self, *_: object) -> Slow:
+            return Slow()
+
+    worker._place = Place()
+    limits = json.dumps({"command_timeout_s": 1, "episode_limit_s": 1}).encode()
+    with pytest.raises(ContainerError, match="closed before it had started"):
+        result_of(worker.open_environment(b"key", instance_json(TINY), limits))
+    assert closed == ["closed"] * 2
 
 
 @pytest.mark.docker
