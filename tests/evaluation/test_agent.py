@@ -59,7 +59,7 @@ def test_episodes_act_side_by_side_and_their_patches_resolve(tmp_path: Path, tin
 
 def test_a_slow_command_holds_no_other_episode(tmp_path: Path, tiny_engine: Engine) -> None:
     slow, quick = (instance.instance_id for instance in told_apart(2))
-    scripts = {slow: [write("I wait.", "sleep 8"), SUBMIT], quick: [write("I look.", "ls")] * 5 + [SUBMIT]}
+    scripts = {slow: [write("I wait.", "sleep 15"), SUBMIT], quick: [write("I look.", "ls")] * 5 + [SUBMIT]}
     sampler = ScriptedSampler(scripts)
     outcome = act(sampler, told_apart(2), tmp_path)
     asked = [quick if quick in prompt else slow for batch in sampler.prompts for prompt in batch]

@@ -3,6 +3,7 @@
 import sys
 import weakref
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from srl_swe.training.zero import ZeroEngine, deepspeed_accelerator, launched_wi
 from .run_tiny import tiny_config
 from .tiny import DOMAIN, make_model, make_tokenizer
 
+WAIT = timedelta(minutes=5)
 CONFIG = tiny_config(Path("model"), Path("run"), "srl", max_grad_norm=0.5)
 
 
@@ -67,10 +69,10 @@ def test_deepspeed_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
     assert launched_with_deepspeed()
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(ConfigError, match="pip install deepspeed"):
-        deepspeed_accelerator(CONFIG)
+        deepspeed_accelerator(CONFIG, timeout=WAIT)
     eight_bits = tiny_config(Path("model"), Path("run"), "srl", optimizer="adamw_8bit")
     with pytest.raises(ConfigError, match="optimizer must be adamw under DeepSpeed, found 'adamw_8bit'"):
-        deepspeed_accelerator(eight_bits)
+        deepspeed_accelerator(eight_bits, timeout=WAIT)
 
 
 def test_a_device_that_deepspeed_chose_against_the_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,10 +84,10 @@ def test_a_device_that_deepspeed_chose_against_the_run_is_refused(monkeypatch: p
     monkeypatch.setattr("srl_swe.training.zero.Accelerator", lambda **_: made)
     assert CONFIG.device == "cpu"
     with pytest.raises(ConfigError, match=r"device is cpu, .* took cuda:0: set DS_ACCELERATOR=cpu"):
-        deepspeed_accelerator(CONFIG)
-    assert deepspeed_accelerator(replace(CONFIG, device="auto")) is made
+        deepspeed_accelerator(CONFIG, timeout=WAIT)
+    assert deepspeed_accelerator(replace(CONFIG, device="auto"), timeout=WAIT) is made
     made.device = torch.device("cpu")
-    assert deepspeed_accelerator(CONFIG) is made
+    assert deepspeed_accelerator(CONFIG, timeout=WAIT) is made
 
 
 @pytest.mark.parametrize("first", [True, False])
