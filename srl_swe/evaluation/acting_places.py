@@ -9,11 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from srl_swe.errors import ContainerError, EngineUnavailableError
+from srl_swe.errors import ContainerError
 from srl_swe.evaluation.episode_environments import EngineEnvironment, EpisodeEnvironment, TimeLimits
 from srl_swe.evaluation.fleet import Fleet
 from srl_swe.evaluation.places import Place, needed_images
-from srl_swe.evaluation.routing import distance
 from srl_swe.types import Instance
 
 _SEARCH_AGAIN_S = 20.0
@@ -62,7 +61,7 @@ class ActingPlaces:
             self._fleet.forget_images(place, needed_images(instance)[:1])
             places = self._fleet.places
             if len(places) > 1 or place not in places:
-                self._doubt(self._fleet, place)
+                self._fleet.doubt(place)
                 # Also where the engine is gone: another one can go on.
                 raise ContainerError(f"{instance.instance_id} at {place.name}: {error}") from error
             raise
@@ -74,23 +73,12 @@ class ActingPlaces:
 
     def _choose(self, fleet: Fleet, instance: Instance) -> Place:
         self._search(fleet)
-        fleet.require_places()
-        names = needed_images(instance)[:1]
         with self._lock:
-            places, images = fleet.places, fleet.images()
-            anywhere = set().union(*images.values())
-            failed_at = self._failed_at[instance.instance_id]
-
-            def rank(place: Place) -> tuple[bool, bool, tuple[int, ...], int]:
-                acting = self._acting[place.name]
-                how_far = distance(names, here=images.get(place.name, ()), anywhere=anywhere)
-                return place.name in failed_at, acting >= self._max_parallel, how_far, acting
-
-            if not places:
-                raise EngineUnavailableError("no engine is left")
-            place = min(places, key=rank)
+            place = fleet.choose(
+                instance, self._acting, most=self._max_parallel, avoid=self._failed_at[instance.instance_id]
+            )
             self._acting[place.name] += 1
-        fleet.expect_images(place, names)
+        fleet.expect_images(place, needed_images(instance)[:1])
         return place
 
     def _played(self, fleet: Fleet, instance: Instance, place: Place) -> None:
@@ -115,11 +103,3 @@ class ActingPlaces:
                 fleet.search()
 
         threading.Thread(target=search, name="search for engines", daemon=True).start()
-
-    @staticmethod
-    def _doubt(fleet: Fleet, place: Place) -> None:
-        """Take a place out that does not answer."""
-        try:
-            place.check_alive()
-        except ContainerError as error:
-            fleet.lose(place, str(error))

@@ -13,6 +13,7 @@ from srl_swe.closing import Closing
 from srl_swe.environments.image_names import published_image_name
 from srl_swe.errors import ContainerError, EngineUnavailableError
 from srl_swe.evaluation.places import Place, needed_images
+from srl_swe.evaluation.routing import distance
 from srl_swe.pool import WorkPool
 from srl_swe.types import Instance
 
@@ -116,6 +117,37 @@ class Fleet(Closing):
                 return None
             self._banned.add(name)
             return self._places.get(name)
+
+    def doubt(self, place: Place) -> None:
+        """Take a place out that does not answer, where others are left."""
+        try:
+            place.check_alive()
+        except ContainerError as error:
+            if len(self.places) > 1:
+                self.lose(place, str(error))
+
+    def choose(
+        self, instance: Instance, running: Mapping[str, int], *, most: int, avoid: Collection[str] = ()
+    ) -> Place:
+        """Return the place for one thing more on an instance: not one to avoid, then where fewer than `most` run, then
+        the nearest to the image, then where the fewest run.
+
+        Raises:
+            EngineUnavailableError: no place is left.
+        """
+        self.require_places()
+        names, images = needed_images(instance)[:1], self.images()
+        anywhere = set().union(*images.values())
+
+        def rank(place: Place) -> tuple[bool, bool, tuple[int, ...], int]:
+            number = running.get(place.name, 0)
+            how_far = distance(names, here=images.get(place.name, ()), anywhere=anywhere)
+            return place.name in avoid, number >= most, how_far, number
+
+        places = self.places
+        if not places:
+            raise EngineUnavailableError("no engine is left")
+        return min(places, key=rank)
 
     def look(self, place: Place, names: Sequence[str]) -> None:
         """Ask a place which of these images it has.

@@ -18,10 +18,9 @@ from rich.text import Text
 
 from srl_swe.errors import ContainerError
 from srl_swe.evaluation.fleet import Fleet
-from srl_swe.evaluation.places import Place, needed_images, published_image
+from srl_swe.evaluation.places import published_image
 from srl_swe.evaluation.progress import printable
 from srl_swe.evaluation.results import VerdictStore
-from srl_swe.evaluation.routing import distance
 from srl_swe.evaluation.scheduler import (
     RESULTS_FOLDER,
     EvaluationConfig,
@@ -183,35 +182,18 @@ class GradingAhead:
 
     def _grade(self, job: _Job) -> Verdict:
         instance, patch = job
-        self._fleet.require_places()
-        names, images = needed_images(instance)[:1], self._fleet.images()
-        anywhere = set().union(*images.values())
-        at_each = max(1, self._config.max_parallel // 2)
-
-        def rank(place: Place) -> tuple[bool, tuple[int, ...], int]:
-            running = self._running[place.name]
-            return running >= at_each, distance(names, here=images.get(place.name, ()), anywhere=anywhere), running
-
         # Where the episode was, its image is.
-        place = min(self._fleet.places, key=rank)
+        place = self._fleet.choose(instance, self._running, most=max(1, self._config.max_parallel // 2))
         self._running[place.name] += 1
         try:
             verdict = place.judge(instance, patch, lambda stage: None)
             if verdict.status == "invalid":
-                self._doubt(place)
+                self._fleet.doubt(place)
             else:
                 self._fleet.note_graded(published_image(place, instance))
             return verdict
         except ContainerError:
-            self._doubt(place)
+            self._fleet.doubt(place)
             raise
         finally:
             self._running[place.name] -= 1
-
-    def _doubt(self, place: Place) -> None:
-        """Take a place out after a failure, where it does not answer and others are left."""
-        try:
-            place.check_alive()
-        except ContainerError as error:
-            if len(self._fleet.places) > 1:
-                self._fleet.lose(place, str(error))

@@ -24,7 +24,8 @@ from srl_swe.types import Instance, Verdict
 _INSTANCE: TypeAdapter[Instance] = TypeAdapter(Instance)
 _VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _LOOK_S = 1.0
-_OF_ARGUMENTS = (FileNotFoundError, IsADirectoryError, ValueError)
+_OF_FILES = (FileNotFoundError, IsADirectoryError, ValueError)
+"""What reading a file may raise by the agent's own doing."""
 
 
 class NodeWorker:
@@ -100,7 +101,7 @@ class NodeWorker:
             content = self._of(key).read_file(path.decode("utf-8", "surrogatepass"), max_bytes=int(max_bytes))
             return base64.b64encode(content).decode()
 
-        return _answer(read)
+        return _answer(read, expected=_OF_FILES)
 
     def list_files(self, key: bytes) -> bytes:
         """List the files of an environment's work tree."""
@@ -178,17 +179,18 @@ def result_of(answer: bytes) -> Any:
     content = json.loads(answer)
     if "error" not in content:
         return content["result"]
-    for missing in _OF_ARGUMENTS:
-        if content["error"] == missing.__name__:
-            raise missing(content["message"])
+    for of_file in _OF_FILES:
+        if content["error"] == of_file.__name__:
+            raise of_file(content["message"])
     kind = getattr(errors, content["error"], None)
     if not (isinstance(kind, type) and issubclass(kind, SrlSweError)):
         kind = ContainerError
     raise kind(content["message"])
 
 
-def _answer(work: Callable[[], object]) -> bytes:
+def _answer(work: Callable[[], object], *, expected: tuple[type[Exception], ...] = ()) -> bytes:
+    carried: tuple[type[Exception], ...] = (SrlSweError, *expected)
     try:
         return json.dumps({"result": work()}).encode()
-    except (SrlSweError, *_OF_ARGUMENTS) as error:
+    except carried as error:
         return json.dumps({"error": type(error).__name__, "message": str(error)}).encode()

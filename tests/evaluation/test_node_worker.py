@@ -28,6 +28,19 @@ def test_other_names_are_failures_of_the_infrastructure(name: str) -> None:
         result_of(json.dumps({"error": name, "message": "x"}).encode())
 
 
+def test_a_defect_of_the_grader_is_no_answer() -> None:
+    """Whoever carries the answers takes it for a failure of the infrastructure."""
+
+    class Place:
+        def judge(self, *_: object) -> None:
+            raise ValueError("a defect")
+
+    worker = NodeWorker()
+    worker._place = Place()
+    with pytest.raises(ValueError, match="a defect"):
+        worker.judge(instance_json(TINY), b"x")
+
+
 @pytest.mark.docker
 def test_a_verdict_crosses_as_it_is(tiny_engine: Engine) -> None:
     worker = NodeWorker()
