@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from srl_swe.errors import ContainerError
+from srl_swe.evaluation.dispatch import SEARCH_INTERVAL_S
 from srl_swe.evaluation.episode_environments import EngineEnvironment, EpisodeEnvironment, TimeLimits
 from srl_swe.evaluation.fleet import Fleet
 from srl_swe.evaluation.places import Place, needed_images
 from srl_swe.types import Instance
-
-_SEARCH_AGAIN_S = 20.0
 
 
 class ActingPlaces:
@@ -94,7 +93,7 @@ class ActingPlaces:
     def _search(self, fleet: Fleet) -> None:
         """Look now and then for places that have come, or are back."""
         with self._lock:
-            if time.monotonic() - self._searched < _SEARCH_AGAIN_S:
+            if time.monotonic() - self._searched < SEARCH_INTERVAL_S:
                 return
             self._searched = time.monotonic()
 
